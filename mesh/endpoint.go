@@ -116,13 +116,24 @@ func (w *Workload) Equal(o *Workload) bool {
 // CanonicalName is the service name that telemetry groups by: the canonical
 // label, then app.kubernetes.io/name, then app, then the workload's name.
 func CanonicalName(labels map[string]string, workload string) string {
-	return cmp.Or(labels["service.istio.io/canonical-name"], labels["app.kubernetes.io/name"], labels["app"], workload)
+	return firstOf(labels, workload, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 }
 
 // CanonicalRevision is the revision that telemetry groups by: the canonical
 // label, then app.kubernetes.io/version, then version, then "latest".
 func CanonicalRevision(labels map[string]string) string {
-	return cmp.Or(labels["service.istio.io/canonical-revision"], labels["app.kubernetes.io/version"], labels["version"], "latest")
+	return firstOf(labels, "latest", "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+}
+
+// firstOf is the value of the first label that has one. Almost all workloads
+// have the first, so the others are looked up only if need be.
+func firstOf(labels map[string]string, fallback string, keys ...string) string {
+	for _, k := range keys {
+		if v := labels[k]; v != "" {
+			return v
+		}
+	}
+	return fallback
 }
 
 // NetworkGateway is one address under which a network can be entered from

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+)
+
+// Exit codes of the process.
+const (
+	exitOK = 0
+	// exitFailed: the command was understood and failed.
+	exitFailed = 1
+	// exitUsage: the command line was not understood.
+	exitUsage = 2
+)
+
+// environment is all that commands know of the process they run in.
+type environment struct {
+	out, err io.Writer
+	getenv   func(string) string
+	build    serve.Build
+	// args is the command line without the program's name.
+	args []string
+}
+
+// run executes one command line and returns the exit code.
+func (e environment) run(ctx context.Context, args []string) int {
+	e.args = args
+	root := e.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage), !cmd.Runnable():
+		e.complain("isthmus: %v\nTry: %s --help\n", err, cmd.CommandPath())
+		return exitUsage
+	}
+	e.complain("isthmus: %v\n", err)
+	return exitFailed
+}
+
+// complain writes to stderr; if that is gone there is nobody to tell.
+func (e environment) complain(format string, args ...any) {
+	_, _ = fmt.Fprintf(e.err, format, args...)
+}
+
+// usageError is an error in the command line itself.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func (e environment) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "isthmus",
+		Short: "One control plane for many Kubernetes clusters",
+		Long: `Isthmus reads many Kubernetes clusters and tells every Envoy how to reach every
+service of all of them: pod IPs on its own network, east-west gateways for the others.`,
+		Example: `  # see it work, without Kubernetes
+  isthmus demo --files manifests/demo --primary north
+
+  # run it, and look at it from another terminal
+  isthmus serve --files manifests/demo --primary north
+  isthmus status`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.SetOut(e.out)
+	root.SetErr(e.err)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(e.serveCommand(), e.demoCommand(), e.statusCommand(), e.explainCommand(),
+		e.remoteSecretCommand(), e.versionCommand())
+	return root
+}
+
+// between checks the number of arguments and says in the error what they are
+// called.
+func between(low, high int, names string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= low && len(args) <= high {
+			return nil
+		}
+		if high == 0 {
+			return usageError{fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args)}
+		}
+		return usageError{fmt.Errorf("%s needs %s, got %d arguments", cmd.CommandPath(), names, len(args))}
+	}
+}

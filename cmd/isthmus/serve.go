@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+)
+
+func (e environment) serveCommand() *cobra.Command {
+	settings, logs := serve.Defaults(e.getenv), logOptions{}
+	cmd := &cobra.Command{
+		Use:     "serve",
+		Aliases: []string{"discovery"},
+		Short:   "Run the control plane",
+		Long: `Run the control plane: read the primary cluster and every remote one, and answer the
+proxies of all of them. Flags and variables are those of istiod where istiod has the thing;
+flags of istiod that mean nothing here are named in the log and otherwise ignored.
+
+Clusters come from kubeconfigs in Secrets labelled istio/multiCluster=true of the primary
+(see: isthmus create-remote-secret), or, with --files, from folders of YAML.`,
+		Example: `  # in a pod of the primary cluster, as the chart runs it
+  isthmus discovery --monitoringAddr=:15014 --log_output_level=default:info --domain cluster.local
+
+  # outside, with a kubeconfig
+  isthmus serve --kubeconfig ~/.kube/config --clusterID east
+
+  # without Kubernetes: every sub-folder of YAML is a cluster
+  isthmus serve --files manifests/demo --primary north`,
+		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
+		Args:               between(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// The parser skips unknown flags without a word, so they are looked for again.
+			return e.serve(cmd.Context(), settings, logs, unknownFlags(cmd.Flags(), e.args))
+		},
+	}
+	settings.Bind(cmd.Flags())
+	logs.bind(cmd.Flags(), "default:info")
+	return cmd
+}
+
+func (e environment) serve(ctx context.Context, settings serve.Settings, logs logOptions, unknown []string) error {
+	log, err := logs.logger(e.err)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }() // stderr cannot be synced everywhere
+	log.Info("isthmus starts", zap.String("version", e.build.Line()), zap.String("primary", settings.Primary))
+	for _, name := range unknown {
+		log.Warn("flag is not known and is ignored", zap.String("flag", name))
+	}
+	control, err := serve.New(settings, e.build, log)
+	if err != nil {
+		return err
+	}
+	if err := control.Run(ctx); err != nil {
+		return err
+	}
+	log.Info("isthmus ended")
+	return nil
+}

@@ -1,0 +1,88 @@
+// Package config understands the configuration that users write: it turns
+// Istio objects, MeshConfig and MeshNetworks into decoded, defaulted and
+// validated values, and watches the mesh-wide settings.
+//
+// It owns which kinds are read, what makes an object of a kind valid, and
+// Istio's defaults. It does not read objects from API servers or folders
+// (registry/kube and registry/file do, and call [Decode] or [FromTyped]), and
+// it does not decide what an object means for a proxy (xds/build does).
+//
+// A kind is one entry in the table of this file and one file with its
+// specification and validation.
+package config
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Kind names one kind of configuration object in the form it is asked for at an
+// API server. Version is the newest version that is served.
+type Kind struct {
+	Kind                     mesh.ObjectKind
+	Group, Version, Resource string
+}
+
+// descriptor is all the package knows of a kind.
+type descriptor struct {
+	Kind
+	// versions are all versions of the group that share the specification.
+	versions []string
+	// newSpec returns an empty specification.
+	newSpec func() proto.Message
+	// typed returns the metadata and specification of a client-go object, or
+	// nil if the object is of another kind.
+	typed func(runtime.Object) (metav1.Object, proto.Message)
+	// validate reports everything that is wrong with a specification.
+	validate func(*checker, proto.Message)
+}
+
+// table lists every kind that is read. It is a function, so that nobody can
+// change it.
+func table() []descriptor {
+	return []descriptor{gatewayKind()}
+}
+
+// Kinds lists the kinds that are read.
+func Kinds() []Kind {
+	all := table()
+	out := make([]Kind, len(all))
+	for i, d := range all {
+		out[i] = d.Kind
+	}
+	return out
+}
+
+// Lookup finds a kind by the apiVersion and kind of an object. All versions that
+// Istio serves are found.
+func Lookup(apiVersion, kind string) (Kind, bool) {
+	group, version, ok := strings.Cut(apiVersion, "/")
+	if !ok {
+		return Kind{}, false
+	}
+	for _, d := range table() {
+		if string(d.Kind.Kind) != kind || d.Group != group {
+			continue
+		}
+		for _, v := range d.versions {
+			if v == version {
+				return d.Kind, true
+			}
+		}
+	}
+	return Kind{}, false
+}
+
+func lookupKind(k mesh.ObjectKind) (descriptor, bool) {
+	for _, d := range table() {
+		if d.Kind.Kind == k {
+			return d, true
+		}
+	}
+	return descriptor{}, false
+}

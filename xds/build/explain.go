@@ -1,0 +1,220 @@
+package build
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Explanation tells what a proxy dials for a host and port, and why: every
+// candidate endpoint with the decision about it.
+type Explanation struct {
+	Proxy ExplainedProxy `json:"proxy"`
+	Host  mesh.Hostname  `json:"host"`
+	Port  uint16         `json:"port"`
+	// Service is nil if the proxy has no such service or port; Notes say why.
+	Service *ExplainedService `json:"service,omitempty"`
+	// Upstream is the name of the proxy's upstream.
+	Upstream   string              `json:"upstream,omitempty"`
+	Candidates []ExplainedEndpoint `json:"candidates"`
+	// Dialled is what the proxy is sent.
+	Dialled   []ExplainedAddress `json:"dialled"`
+	Conflicts []mesh.Conflict    `json:"conflicts,omitempty"`
+	Notes     []string           `json:"notes,omitempty"`
+}
+
+// ExplainedProxy is the part of the view that choosing endpoints looks at.
+type ExplainedProxy struct {
+	Kind        mesh.ProxyKind `json:"kind"`
+	Dialect     string         `json:"dialect"`
+	Cluster     mesh.ClusterID `json:"cluster"`
+	Network     mesh.NetworkID `json:"network"`
+	NetworkView string         `json:"networkView,omitempty"`
+	Namespace   string         `json:"namespace"`
+	Locality    string         `json:"locality,omitempty"`
+	Node        string         `json:"node,omitempty"`
+	Families    string         `json:"families"`
+}
+
+// ExplainedService is the service behind the host.
+type ExplainedService struct {
+	Namespace  string           `json:"namespace"`
+	Clusters   []mesh.ClusterID `json:"clusters"`
+	Lead       mesh.ClusterID   `json:"lead"`
+	Resolution string           `json:"resolution"`
+	PortName   string           `json:"portName"`
+	Protocol   mesh.Protocol    `json:"protocol"`
+}
+
+// ExplainedEndpoint is one candidate and what became of it.
+type ExplainedEndpoint struct {
+	Address  string         `json:"address"`
+	Cluster  mesh.ClusterID `json:"cluster"`
+	Network  mesh.NetworkID `json:"network"`
+	Locality string         `json:"locality,omitempty"`
+	Workload string         `json:"workload,omitempty"`
+	Health   string         `json:"health"`
+	MTLS     bool           `json:"mtls"`
+	Kept     bool           `json:"kept"`
+	Verdict  VerdictCode    `json:"verdict"`
+	Reason   string         `json:"reason"`
+	// Gateways are the addresses that stand for the endpoint.
+	Gateways []string `json:"gateways,omitempty"`
+	// Weight is the endpoint's part of the weights of what is dialled.
+	Weight uint32 `json:"weight,omitempty"`
+}
+
+// ExplainedAddress is one address that the proxy is sent.
+type ExplainedAddress struct {
+	Address  string `json:"address"`
+	Locality string `json:"locality,omitempty"`
+	Gateway  bool   `json:"gateway"`
+	Weight   uint32 `json:"weight"`
+	// Percent is the address's share of all weights, 0 to 100.
+	Percent float64 `json:"percent"`
+}
+
+// Explain tells what a proxy with the view dials for a host and port, and why.
+func Explain(in Inputs, v View, host mesh.Hostname, port uint16) Explanation {
+	return explain(in, v, host, port, false)
+}
+
+// ExplainUpstream is [Explain] for an upstream by its name, which may be that
+// of an east-west gateway's SNI-DNAT upstream. It reports false if the name is
+// not that of an outbound upstream.
+func ExplainUpstream(in Inputs, v View, name string) (Explanation, bool) {
+	id, ok := outboundName(name)
+	if !ok {
+		return Explanation{}, false
+	}
+	return explain(in, v, id.Host, id.Port, id.SNI), true
+}
+
+func explain(in Inputs, v View, host mesh.Hostname, port uint16, sni bool) Explanation {
+	x := Explanation{Proxy: explainedProxy(v), Host: host, Port: port, Candidates: []ExplainedEndpoint{}, Dialled: []ExplainedAddress{}}
+	at, ok := findServed(in, v, host, port)
+	if !ok {
+		x.Notes = missing(in, v, host, port)
+		return x
+	}
+	s := at.service
+	x.Service = &ExplainedService{Namespace: s.Key.Namespace, Clusters: s.Clusters, Lead: s.LeadCluster,
+		Resolution: s.Lead.Resolution.String(), PortName: at.port.Name, Protocol: at.port.Protocol}
+	x.Conflicts = s.Conflicts
+	x.Upstream = UpstreamName(DirectionOutbound, port, "", host)
+	if sni {
+		x.Upstream = SNIName(port, "", host)
+	}
+	sel := selection(in, v, s, at.port, sni)
+	scale := in.Catalog.WeightScale()
+	for _, c := range sel.Candidates {
+		x.Candidates = append(x.Candidates, explainedEndpoint(c, v, scale))
+	}
+	x.Dialled = explainedAddresses(sel.Groups)
+	x.Notes = notes(in, v, s, x)
+	return x
+}
+
+func explainedProxy(v View) ExplainedProxy {
+	families := "IPv4 and IPv6"
+	if v.IPv4 != v.IPv6 {
+		families = family(v.IPv4)
+	}
+	return ExplainedProxy{Kind: v.Kind, Dialect: v.Dialect.String(), Cluster: v.Cluster, Network: v.Network,
+		NetworkView: v.NetworkView, Namespace: v.Namespace, Locality: v.Locality.String(), Node: v.Node, Families: families}
+}
+
+func explainedEndpoint(c Candidate, v View, scale uint32) ExplainedEndpoint {
+	e, w := c.Endpoint, c.Endpoint.Workload
+	out := ExplainedEndpoint{Address: addrPortText(e.Addr, e.Port), Cluster: w.Cluster, Network: e.Network,
+		Locality: w.Locality.String(), Health: e.Health.String(), MTLS: w.MTLS,
+		Kept: c.Verdict.Code.Kept(), Verdict: c.Verdict.Code, Reason: c.Text(v)}
+	if w.Name != "" {
+		out.Workload = w.Namespace + "/" + w.Name
+	}
+	if out.Kept {
+		out.Weight = scaled(e.Weight, scale)
+	}
+	if c.Verdict.Code == VerdictGateway {
+		for _, g := range c.Verdict.Gateways {
+			out.Gateways = append(out.Gateways, addrPortText(g.Addr, g.Port))
+		}
+	}
+	return out
+}
+
+func explainedAddresses(groups []Group) []ExplainedAddress {
+	out := []ExplainedAddress{}
+	var total float64
+	for _, g := range groups {
+		for _, e := range g.Entries {
+			out = append(out, ExplainedAddress{Address: e.Address().String(), Locality: g.Locality.String(),
+				Gateway: e.Gateway != nil, Weight: e.Weight})
+			total += float64(e.Weight)
+		}
+	}
+	for i := range out {
+		out[i].Percent = 100 * float64(out[i].Weight) / total
+	}
+	return out
+}
+
+// missing says why a proxy has no such service port.
+func missing(in Inputs, v View, host mesh.Hostname, port uint16) []string {
+	list := in.Catalog.Host(host)
+	if len(list) == 0 {
+		return []string{fmt.Sprintf("no cluster has a service with the host %s", host)}
+	}
+	var out []string
+	for _, s := range list {
+		_, hasPort := servedPort(s, port)
+		switch {
+		case s.Lead.Resolution == mesh.ResolutionAlias:
+			out = append(out, fmt.Sprintf("%s is another name for %s (ExternalName) and has no endpoints of its own", s.Key, s.Lead.ExternalName))
+		case !sees(in, v, s):
+			out = append(out, fmt.Sprintf("%s is not visible to namespace %s (exportTo %s)", s.Key, v.Namespace, exportText(in, s)))
+		case !hasPort:
+			out = append(out, fmt.Sprintf("%s has no port %d that proxies serve; its ports are %s", s.Key, port, portList(servedPorts(s))))
+		}
+	}
+	return out
+}
+
+func exportText(in Inputs, s *mesh.Service) string {
+	export := s.Lead.ExportTo
+	if len(export) == 0 {
+		export = in.Catalog.Settings.Mesh.GetDefaultServiceExportTo()
+	}
+	return strings.Join(export, ", ")
+}
+
+// notes tells what is worth knowing beside the verdicts.
+func notes(in Inputs, v View, s *mesh.Service, x Explanation) []string {
+	var out []string
+	if clusterLocal(in.Catalog.Settings, s.Key.Hostname) {
+		out = append(out, fmt.Sprintf("the host is cluster-local: only endpoints in %s count", v.Cluster))
+	}
+	if s.Lead.NodeLocal {
+		out = append(out, "the service is node-local (internalTrafficPolicy Local)")
+	}
+	if dialsOriginal(s) && v.Kind != mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC {
+		out = append(out, "the service is headless: a sidecar dials the address that the client asked for, so the list below only tells which would do")
+	}
+	if !autoMTLS(in) {
+		out = append(out, "automatic mTLS is off (MeshConfig.enableAutoMtls): nothing can pass a gateway")
+	}
+	if v.Network == "" {
+		out = append(out, "the proxy's network is not known, so every address counts as reachable")
+	}
+	switch {
+	case len(x.Candidates) == 0:
+		out = append(out, "the port has no endpoints in any cluster")
+	case len(x.Dialled) == 0:
+		out = append(out, "no endpoint is kept: requests fail")
+	case !slices.ContainsFunc(x.Candidates, func(e ExplainedEndpoint) bool { return e.Kept && e.Health != "NotReady" && e.Health != "Draining" }):
+		out = append(out, "no endpoint that is kept is ready: requests fail")
+	}
+	return out
+}

@@ -1,0 +1,202 @@
+package build
+
+import (
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
+	"google.golang.org/protobuf/proto"
+	meshconfig "istio.io/api/mesh/v1alpha1"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+const (
+	hcmName      = "envoy.filters.network.http_connection_manager"
+	tcpProxyName = "envoy.filters.network.tcp_proxy"
+	faultName    = "envoy.filters.http.fault"
+	routerName   = "envoy.filters.http.router"
+
+	// serverHeader is what an inbound proxy calls itself in responses.
+	serverHeader = "istio-envoy"
+)
+
+// filters makes the network and HTTP filters of one listener's chains.
+type filters struct {
+	in  Inputs
+	v   View
+	dir Direction
+	// istio: the proxy has Istio's filters; stats: it keeps Istio's metrics.
+	istio, stats bool
+	logs         []*accesslogv3.AccessLog
+	listenerLogs []*accesslogv3.AccessLog
+}
+
+func newFilters(in Inputs, v View, dir Direction) (*filters, error) {
+	f := &filters{in: in, v: v, dir: dir, istio: v.Dialect == mesh.DialectIstio}
+	m := in.Catalog.Settings.Mesh
+	f.stats = f.istio && prometheusMetrics(m)
+	log, err := accessLog(m)
+	if err != nil {
+		return nil, err
+	}
+	if log != nil {
+		f.logs = []*accesslogv3.AccessLog{log}
+		if !m.GetDisableEnvoyListenerLog() {
+			f.listenerLogs = []*accesslogv3.AccessLog{unrouted(log)}
+		}
+	}
+	return f, nil
+}
+
+// networkFilter packs one network filter.
+func networkFilter(name string, config proto.Message) (*listenerv3.Filter, error) {
+	a, err := toAny(config)
+	if err != nil {
+		return nil, err
+	}
+	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}, nil
+}
+
+// tcp makes a chain that passes bytes to an upstream.
+func (f *filters) tcp(upstream string) ([]*listenerv3.Filter, error) {
+	return f.tcpLogged(upstream, f.logs)
+}
+
+// blackHole makes a chain that drops connections, without a word in the log.
+func (f *filters) blackHole() ([]*listenerv3.Filter, error) {
+	return f.tcpLogged(UpstreamBlackHole, nil)
+}
+
+func (f *filters) tcpLogged(upstream string, logs []*accesslogv3.AccessLog) ([]*listenerv3.Filter, error) {
+	out, err := f.prelude()
+	if err != nil {
+		return nil, err
+	}
+	if f.stats {
+		s, err := networkFilter(statsName, istioStats(f.dir))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	p, err := networkFilter(tcpProxyName, &tcpproxyv3.TcpProxy{
+		StatPrefix:       upstream,
+		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
+		AccessLog:        logs,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(out, p), nil
+}
+
+// prelude is what every inbound chain of an Istio proxy begins with.
+func (f *filters) prelude() ([]*listenerv3.Filter, error) {
+	if !f.istio || f.dir != DirectionInbound {
+		return nil, nil
+	}
+	x, err := networkFilter(metadataExchangeName, tcpMetadataExchange())
+	return []*listenerv3.Filter{x}, err
+}
+
+// http makes a chain that routes requests. The caller gives the name for
+// statistics and where the routes come from; http2 says that clients speak
+// HTTP/2 from the first byte.
+func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 bool) ([]*listenerv3.Filter, error) {
+	out, err := f.prelude()
+	if err != nil {
+		return nil, err
+	}
+	h := &hcmv3.HttpConnectionManager{
+		StatPrefix:         stat,
+		RouteSpecifier:     routes.RouteSpecifier,
+		HttpFilters:        f.httpFilters(),
+		AccessLog:          f.logs,
+		Tracing:            tracing(f.in, f.v),
+		UpgradeConfigs:     []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		UseRemoteAddress:   boolean(false),
+		StreamIdleTimeout:  duration(0),
+		Proxy_100Continue:  true,
+		RequestIdExtension: requestID(),
+	}
+	if http2 {
+		h.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{}
+	}
+	normalizePath(h, f.in.Catalog.Settings.Mesh)
+	if f.dir == DirectionInbound {
+		h.ServerName = serverHeader
+		h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_APPEND_FORWARD
+		h.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
+			Subject: boolean(true), Dns: true, Uri: true,
+		}
+	}
+	n, err := networkFilter(hcmName, h)
+	if err != nil {
+		return nil, err
+	}
+	return append(out, n), nil
+}
+
+// byRDS takes routes from a route configuration by name.
+func byRDS(name string) *hcmv3.HttpConnectionManager {
+	return &hcmv3.HttpConnectionManager{RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
+		Rds: &hcmv3.Rds{ConfigSource: adsSource(), RouteConfigName: name},
+	}}
+}
+
+// inline takes routes from the listener itself.
+func inline(r *routev3.RouteConfiguration) *hcmv3.HttpConnectionManager {
+	return &hcmv3.HttpConnectionManager{RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: r}}
+}
+
+// httpFilters lists the HTTP filters in the order in which requests pass them.
+func (f *filters) httpFilters() []*hcmv3.HttpFilter {
+	var out []*hcmv3.HttpFilter
+	if f.istio {
+		out = append(out, httpFilter(metadataExchangeName, httpMetadataExchange(f.dir)))
+	}
+	out = append(out, httpFilter("envoy.filters.http.grpc_stats", &grpcstatsv3.FilterConfig{
+		EmitFilterState:        true,
+		PerMethodStatSpecifier: &grpcstatsv3.FilterConfig_StatsForAllMethods{StatsForAllMethods: boolean(false)},
+	}))
+	if f.istio && f.dir == DirectionOutbound {
+		out = append(out, httpFilter(alpnName, alpnOverride()))
+	}
+	out = append(out, httpFilter(faultName, &faultv3.HTTPFault{}), httpFilter("envoy.filters.http.cors", &corsv3.Cors{}))
+	if f.stats {
+		out = append(out, httpFilter(statsName, istioStats(f.dir)))
+	}
+	return append(out, httpFilter(routerName, &routerv3.Router{}))
+}
+
+func httpFilter(name string, config proto.Message) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(config)}}
+}
+
+func requestID() *hcmv3.RequestIDExtension {
+	return &hcmv3.RequestIDExtension{TypedConfig: mustAny(&uuidv3.UuidRequestIdConfig{UseRequestIdForTraceSampling: boolean(true)})}
+}
+
+// normalizePath brings request paths into one form before anything decides by
+// them, as MeshConfig.pathNormalization says.
+func normalizePath(h *hcmv3.HttpConnectionManager, m *meshconfig.MeshConfig) {
+	h.PathWithEscapedSlashesAction = hcmv3.HttpConnectionManager_KEEP_UNCHANGED
+	switch m.GetPathNormalization().GetNormalization() {
+	case meshconfig.MeshConfig_ProxyPathNormalization_NONE:
+		return
+	case meshconfig.MeshConfig_ProxyPathNormalization_MERGE_SLASHES:
+		h.MergeSlashes = true
+	case meshconfig.MeshConfig_ProxyPathNormalization_DECODE_AND_MERGE_SLASHES:
+		h.MergeSlashes = true
+		h.PathWithEscapedSlashesAction = hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD
+	}
+	h.NormalizePath = boolean(true)
+}

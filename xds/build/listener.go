@@ -1,0 +1,245 @@
+package build
+
+import (
+	"maps"
+	"slices"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry"
+)
+
+// TypeListener is the xDS type of listeners.
+const TypeListener = typePrefix + "envoy.config.listener.v3.Listener"
+
+// Names of the listeners that intercepted traffic arrives at.
+const (
+	ListenerVirtualOutbound = "virtualOutbound"
+	ListenerVirtualInbound  = "virtualInbound"
+)
+
+// Listeners makes listeners (LDS):
+//
+//   - for sidecars the two virtual listeners that intercepted traffic is
+//     redirected to, and those that tell outbound traffic apart by its original
+//     destination (see ports.go); none of these but the virtual ones bind a port;
+//   - for routers one per AUTO_PASSTHROUGH port;
+//   - for gRPC an API listener per service port and a server listener per port
+//     that a server asks for. gRPC asks by name only.
+//
+// A sidecar without interception (NONE) has no virtual listeners: its HTTP
+// listeners bind their ports on the loopback address, except those that the
+// workload itself or its agent serves. TCP ports need interception, because a
+// proxy cannot bind a virtual IP.
+type Listeners struct{}
+
+var _ Generator = Listeners{}
+
+// TypeURL implements [Generator].
+func (Listeners) TypeURL() string { return TypeListener }
+
+// List implements [Generator].
+func (Listeners) List(in Inputs, v View) []string {
+	switch {
+	case v.Dialect == mesh.DialectGRPC:
+		return nil
+	case v.Kind == mesh.ProxyRouter:
+		return slices.DeleteFunc(passthroughNames(in, v), func(name string) bool {
+			p, ok := parseListenerName(name)
+			return !ok || !passesAnything(in, v, p.port)
+		})
+	case v.Kind == mesh.ProxySidecar:
+		return sidecarNames(in, v)
+	}
+	return nil
+}
+
+func sidecarNames(in Inputs, v View) []string {
+	names := map[string]struct{}{}
+	if v.Interception == mesh.InterceptNone {
+		for port := range wildcardPorts(in, v) {
+			if loopbackPort(in, v, port) {
+				names[listenerName(loopback(v), port)] = struct{}{}
+			}
+		}
+		return slices.Sorted(maps.Keys(names))
+	}
+	names[ListenerVirtualOutbound], names[ListenerVirtualInbound] = struct{}{}, struct{}{}
+	for port := range wildcardPorts(in, v) {
+		if !reserved(in, port) {
+			names[listenerName(wildcard(v), port)] = struct{}{}
+		}
+	}
+	for at, c := range claims(in, v) {
+		if !speaks(in, v, c.service, at.port) && hasFamily(v, at.addr) {
+			names[listenerName(at.addr.String(), at.port)] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// wildcardPorts collects the ports with a listener for all addresses: those
+// with HTTP, and those of services without any address.
+func wildcardPorts(in Inputs, v View) map[uint16]struct{} {
+	out := map[uint16]struct{}{}
+	for s := range in.Catalog.Services() {
+		for _, number := range numbers(s) {
+			p, ok := serves(in, v, s, number)
+			if ok && (p.Protocol.IsHTTP() || v.Interception != mesh.InterceptNone && hasNoAddress(s, v.Cluster)) {
+				out[number] = struct{}{}
+			}
+		}
+	}
+	return out
+}
+
+// ListView implements [Generator].
+func (Listeners) ListView(v View) View {
+	switch {
+	case v.Dialect == mesh.DialectGRPC:
+		return View{Kind: v.Kind, Dialect: v.Dialect}
+	case v.Kind == mesh.ProxyRouter:
+		return View{Kind: v.Kind, Namespace: v.Namespace, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound}
+	}
+	p := View{Kind: v.Kind, Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: v.Namespace,
+		IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception)}
+	if p.Interception == mesh.InterceptNone {
+		p.Inbound = v.Inbound // whose ports are not to be taken
+	}
+	return p
+}
+
+// Project implements [Generator].
+func (Listeners) Project(in Inputs, v View, name string) View {
+	p := View{Kind: v.Kind, Dialect: v.Dialect}
+	switch {
+	case v.Dialect == mesh.DialectGRPC:
+		if _, ok := serverAddress(name); !ok {
+			p.Namespace, p.Domain = v.Namespace, v.Domain
+		}
+		return p
+	case v.Kind == mesh.ProxyRouter:
+		p.Namespace, p.IPv4, p.IPv6, p.Inbound = v.Namespace, v.IPv4, v.IPv6, v.Inbound
+		return p
+	case name == ListenerVirtualOutbound:
+		p.IPv4, p.IPv6, p.Interception = v.IPv4, v.IPv6, v.Interception
+		return p
+	case name == ListenerVirtualInbound:
+		p.IPv4, p.IPv6, p.Interception, p.Inbound = v.IPv4, v.IPv6, v.Interception, v.Inbound
+	default:
+		p.Namespace, p.IPv4, p.IPv6, p.Interception = v.Namespace, v.IPv4, v.IPv6, captured(v.Interception)
+		if p.Interception == mesh.InterceptNone {
+			p.Inbound = v.Inbound
+		}
+		at, ok := parseListenerName(name)
+		switch anyone := withoutNamespace(v); {
+		case !ok:
+		case !at.addr.IsUnspecified() && !at.addr.IsLoopback():
+			p.Cluster, p.Network, p.NetworkView = v.Cluster, v.Network, v.NetworkView
+		case speaksHTTP(in, v, at.port) && speaksHTTP(in, anyone, at.port):
+			p.Namespace = "" // all see HTTP there, and the listener names no service
+		}
+	}
+	if traced(in, v) { // spans name the workload
+		p.Traced, p.Cluster, p.Namespace, p.Inbound = v.Traced, v.Cluster, v.Namespace, v.Inbound
+	}
+	return p
+}
+
+func withoutNamespace(v View) View {
+	v.Namespace = ""
+	return v
+}
+
+// Build implements [Generator].
+func (Listeners) Build(in Inputs, v View, name string) (proto.Message, error) {
+	l, err := buildListener(in, v, name)
+	if l == nil || err != nil {
+		return nil, err // a nil *Listener must not become a non-nil message
+	}
+	return l, nil
+}
+
+func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error) {
+	if v.Dialect == mesh.DialectGRPC {
+		return grpcListener(in, v, name)
+	}
+	at, isAddress := parseListenerName(name)
+	switch v.Kind {
+	case mesh.ProxyRouter:
+		if isAddress && at.addr.String() == wildcard(v) {
+			return buildPassthrough(in, v, at.port)
+		}
+	case mesh.ProxySidecar:
+		switch {
+		case v.Interception == mesh.InterceptNone:
+			if isAddress && at.addr.String() == loopback(v) && loopbackPort(in, v, at.port) {
+				return httpListener(in, v, at.port)
+			}
+		case name == ListenerVirtualOutbound:
+			return virtualOutbound(in, v)
+		case name == ListenerVirtualInbound:
+			return virtualInbound(in, v)
+		case isAddress && at.addr.IsUnspecified():
+			if at.addr.String() == wildcard(v) && !reserved(in, at.port) {
+				return wildcardListener(in, v, at.port)
+			}
+		case isAddress && hasFamily(v, at.addr):
+			return addressListener(in, v, at)
+		}
+	}
+	return nil, nil
+}
+
+// Affected implements [Generator].
+func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
+	if c.Scope&registry.ScopeSettings != 0 {
+		return Affected{All: true}
+	}
+	switch {
+	case v.Dialect == mesh.DialectGRPC:
+		return Affected{Names: grpcListenersAffected(v, c)}
+	case v.Kind == mesh.ProxyRouter:
+		return passthroughAffected(in, v, c)
+	case v.Kind == mesh.ProxySidecar:
+		names := map[string]struct{}{}
+		for k, s := range c.Services {
+			listenersOf(v, s, names)
+			if s.Aspects.Has(registry.AspectDefinition) { // what a host stands for depends on all that define it
+				for _, other := range in.Catalog.Host(k.Hostname) {
+					set := in.Endpoints.Endpoints(other.Key)
+					listenersOf(v, registry.ServiceChange{Aspects: s.Aspects, After: other, EndpointsAfter: set}, names)
+				}
+			}
+		}
+		return Affected{Names: slices.Sorted(maps.Keys(names))}
+	}
+	return Affected{}
+}
+
+// listenersOf collects the names of the listeners that a change of one service
+// may concern.
+func listenersOf(v View, s registry.ServiceChange, names map[string]struct{}) {
+	redefined := s.Aspects.Has(registry.AspectDefinition)
+	for _, svc := range []*mesh.Service{s.Before, s.After} {
+		if svc == nil {
+			continue
+		}
+		for _, p := range svc.Ports {
+			if redefined {
+				names[listenerName(wildcard(v), p.Number)] = struct{}{}
+				names[listenerName(loopback(v), p.Number)] = struct{}{}
+				for _, a := range svc.Addresses(v.Cluster) {
+					names[listenerName(a.String(), p.Number)] = struct{}{}
+				}
+			}
+			if headless(svc, v.Cluster) && !p.Protocol.IsHTTP() && (redefined || s.Aspects.Has(registry.AspectEndpoints)) {
+				for _, a := range movedPods(s, p.Name, redefined) {
+					names[listenerName(a.String(), p.Number)] = struct{}{}
+				}
+			}
+		}
+	}
+}

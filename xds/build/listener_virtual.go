@@ -1,0 +1,99 @@
+package build
+
+import (
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Names of the virtual listeners' chains.
+const (
+	chainOutboundBlackHole = "virtualOutbound-blackhole"
+	chainOutboundCatchAll  = "virtualOutbound-catchall-tcp"
+	chainInboundBlackHole  = "virtualInbound-blackhole"
+	chainInboundHTTP       = "virtualInbound-catchall-http"
+	chainInboundTCP        = "virtualInbound"
+)
+
+// virtualOutbound makes the listener that all intercepted outbound traffic
+// arrives at. It hands connections to the listener of their original
+// destination; what has none goes on to where it was meant to go, and what was
+// meant for the listener itself is dropped, because it would come back for ever.
+func virtualOutbound(in Inputs, v View) (*listenerv3.Listener, error) {
+	f, err := newFilters(in, v, DirectionOutbound)
+	if err != nil {
+		return nil, err
+	}
+	hole, err := f.blackHole()
+	if err != nil {
+		return nil, err
+	}
+	rest, err := f.tcp(elsewhere(in.Catalog))
+	if err != nil {
+		return nil, err
+	}
+	port := outboundPort(in.Catalog)
+	return &listenerv3.Listener{
+		Name:                ListenerVirtualOutbound,
+		Address:             socketAddress(wildcard(v), port),
+		AdditionalAddresses: secondWildcard(v, port),
+		TrafficDirection:    outboundTraffic,
+		UseOriginalDst:      boolean(true),
+		Transparent:         transparent(v),
+		AccessLog:           f.listenerLogs,
+		FilterChains: []*listenerv3.FilterChain{
+			{Name: chainOutboundBlackHole, FilterChainMatch: toPort(port), Filters: hole},
+			{Name: chainOutboundCatchAll, Filters: rest},
+		},
+		MaxConnectionsToAcceptPerSocketEvent: u32(1),
+	}, nil
+}
+
+// virtualInbound makes the listener that all intercepted inbound traffic
+// arrives at: chains for each port that a service names, and for every other
+// port chains that pass traffic on by what it looks like. Mesh peers are told
+// by the protocols they offer; until a policy says otherwise, plain text is
+// taken too.
+func virtualInbound(in Inputs, v View) (*listenerv3.Listener, error) {
+	f, err := newFilters(in, v, DirectionInbound)
+	if err != nil {
+		return nil, err
+	}
+	port := inboundPort(in.Catalog)
+	chains, inspected, err := inboundChains(f, port)
+	if err != nil {
+		return nil, err
+	}
+	listenerFilters := []*listenerv3.ListenerFilter{originalDst()}
+	if v.Interception == mesh.InterceptTProxy {
+		listenerFilters = append(listenerFilters, originalSrc())
+	}
+	listenerFilters = append(listenerFilters, tlsInspector(onPorts([]uint16{port})), httpInspector(onPorts(inspected)))
+	return &listenerv3.Listener{
+		Name:                                 ListenerVirtualInbound,
+		Address:                              socketAddress(wildcard(v), port),
+		AdditionalAddresses:                  secondWildcard(v, port),
+		TrafficDirection:                     inboundTraffic,
+		Transparent:                          transparent(v),
+		AccessLog:                            f.listenerLogs,
+		ListenerFilters:                      listenerFilters,
+		ListenerFiltersTimeout:               detectionTimeout(in.Catalog),
+		ContinueOnListenerFiltersTimeout:     true,
+		FilterChains:                         chains,
+		MaxConnectionsToAcceptPerSocketEvent: u32(1),
+	}, nil
+}
+
+// transparent lets a listener take connections to foreign addresses, as TPROXY
+// delivers them.
+func transparent(v View) *wrapperspb.BoolValue {
+	if v.Interception != mesh.InterceptTProxy {
+		return nil
+	}
+	return boolean(true)
+}
+
+func toPort(port uint16) *listenerv3.FilterChainMatch {
+	return &listenerv3.FilterChainMatch{DestinationPort: u32(uint32(port))}
+}

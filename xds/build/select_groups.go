@@ -1,0 +1,193 @@
+package build
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// plan is a selection in its smallest form: what is dialled by locality, as
+// numbers that refer to endpoints and gateways. The hot path makes one per
+// assignment, so it holds no pointer per endpoint.
+type plan struct {
+	candidates []mesh.Endpoint
+	gateways   []*mesh.NetworkGateway
+	groups     []planned
+}
+
+// planned is what is dialled in one locality.
+type planned struct {
+	locality mesh.Locality
+	picks    []pick
+}
+
+// pick is one address to dial: candidates[at], or gateways[at-len(candidates)].
+type pick struct{ at, weight uint32 }
+
+// weight is the sum of the weights of a locality.
+func (g *planned) weight() uint32 {
+	var sum uint32
+	for _, x := range g.picks {
+		sum = add(sum, x.weight)
+	}
+	return sum
+}
+
+// entry is what a pick refers to.
+func (p *plan) entry(x pick) Entry {
+	if i := int(x.at) - len(p.candidates); i >= 0 {
+		return Entry{Gateway: p.gateways[i], Weight: x.weight}
+	}
+	return Entry{Endpoint: &p.candidates[x.at], Weight: x.weight}
+}
+
+// expand gives a plan the form of [Selection].
+func (p *plan) expand() []Group {
+	var out []Group
+	for _, g := range p.groups {
+		e := make([]Entry, len(g.picks))
+		for i, x := range g.picks {
+			e[i] = p.entry(x)
+		}
+		out = append(out, Group{Locality: g.locality, Entries: e})
+	}
+	return out
+}
+
+// bucket collects what is kept of one locality. at is where its picks start in
+// the list of all.
+type bucket struct {
+	locality mesh.Locality
+	direct   int
+	at       int
+	gateways []pick
+}
+
+// plan decides about all candidates and gathers what is kept by locality:
+// localities in order, within each the endpoints in the order of candidates,
+// then the gateways by address.
+func (s *selector) plan(candidates []mesh.Endpoint) *plan {
+	p := &plan{candidates: candidates}
+	flat := make([]pick, 0, len(candidates))
+	where := make([]uint32, 0, len(candidates))
+	var buckets []bucket
+	cur := -1
+	for i := range candidates {
+		e := &candidates[i]
+		code, r := s.decide(e)
+		if !code.Kept() {
+			continue
+		}
+		if cur < 0 || buckets[cur].locality != e.Workload.Locality {
+			buckets, cur = bucketOf(buckets, e.Workload.Locality)
+		}
+		w := scaled(e.Weight, s.scale)
+		if code == VerdictGateway {
+			p.through(&buckets[cur], r.gateways, w)
+			continue
+		}
+		flat = append(flat, pick{uint32(i), w})
+		where = append(where, uint32(cur))
+		buckets[cur].direct++
+	}
+	p.assemble(buckets, flat, where)
+	if s.v.Dialect == mesh.DialectGRPC {
+		p.distinct()
+	}
+	p.fit()
+	return p
+}
+
+func bucketOf(buckets []bucket, l mesh.Locality) ([]bucket, int) {
+	for i := range buckets {
+		if buckets[i].locality == l {
+			return buckets, i
+		}
+	}
+	return append(buckets, bucket{locality: l}), len(buckets)
+}
+
+// through splits an endpoint's weight over gateways. Gateways with the same
+// address are one entry.
+func (p *plan) through(b *bucket, gateways []mesh.NetworkGateway, weight uint32) {
+	for i := range gateways {
+		part := share(weight, i, len(gateways))
+		if part == 0 {
+			continue
+		}
+		if at := slices.IndexFunc(b.gateways, func(x pick) bool { return sameAddress(p.entry(x).Gateway, &gateways[i]) }); at >= 0 {
+			b.gateways[at].weight = add(b.gateways[at].weight, part)
+			continue
+		}
+		b.gateways = append(b.gateways, pick{uint32(len(p.candidates) + len(p.gateways)), part})
+		p.gateways = append(p.gateways, &gateways[i])
+	}
+}
+
+func sameAddress(a, b *mesh.NetworkGateway) bool {
+	return a == b || a.Port == b.Port && dialled(a.Addr) == dialled(b.Addr)
+}
+
+// assemble puts the picks of all localities into order.
+func (p *plan) assemble(buckets []bucket, flat []pick, where []uint32) {
+	if len(buckets) == 0 {
+		return
+	}
+	order := make([]int, len(buckets))
+	total := 0
+	for i := range buckets {
+		order[i] = i
+		total += buckets[i].direct + len(buckets[i].gateways)
+		slices.SortFunc(buckets[i].gateways, p.byAddress)
+	}
+	if len(buckets) == 1 {
+		p.groups = []planned{{buckets[0].locality, append(flat, buckets[0].gateways...)}}
+		return
+	}
+	slices.SortFunc(order, func(a, b int) int { return buckets[a].locality.Compare(buckets[b].locality) })
+	all := make([]pick, total)
+	p.groups = make([]planned, 0, len(buckets))
+	at := 0
+	for _, i := range order {
+		b := &buckets[i]
+		end := at + b.direct + len(b.gateways)
+		p.groups = append(p.groups, planned{b.locality, all[at:end:end]})
+		copy(all[at+b.direct:end], b.gateways)
+		b.at, at = at, end
+	}
+	for i, x := range flat {
+		b := &buckets[where[i]]
+		all[b.at] = x
+		b.at++
+	}
+}
+
+func (p *plan) byAddress(a, b pick) int {
+	x, y := p.entry(a), p.entry(b)
+	return x.Address().Compare(y.Address())
+}
+
+// distinct makes every address occur once, for clients that reject an
+// assignment otherwise (gRPC). An address that occurs in several localities, as
+// a gateway does that stands for several, is kept in the first of them by order
+// with the weight of all; so the share of traffic through the address stays
+// right, and its locality is that of some of its endpoints.
+func (p *plan) distinct() {
+	seen := map[netip.AddrPort]*pick{}
+	for i := range p.groups {
+		kept := p.groups[i].picks[:0]
+		for _, x := range p.groups[i].picks {
+			e := p.entry(x)
+			addr := e.Address()
+			if first, dup := seen[addr]; dup {
+				first.weight = add(first.weight, x.weight)
+				continue
+			}
+			kept = append(kept, x)
+			seen[addr] = &kept[len(kept)-1]
+		}
+		p.groups[i].picks = kept
+	}
+	p.groups = slices.DeleteFunc(p.groups, func(g planned) bool { return len(g.picks) == 0 })
+}

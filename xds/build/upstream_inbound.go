@@ -1,0 +1,96 @@
+package build
+
+import (
+	"slices"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// forever, in seconds, is the longest time that Envoy can count: the one
+// destination of an inbound upstream is never forgotten.
+const forever = 9223372035
+
+// inboundNames lists the upstreams of the workload's own ports.
+func inboundNames(v View) []string {
+	var out []string
+	for _, p := range inboundPorts(v) {
+		out = append(out, UpstreamName(DirectionInbound, p, "", ""))
+	}
+	return out
+}
+
+// inboundPorts lists the ports of the workload that the proxy serves. Without
+// interception there are none: the workload binds them itself.
+func inboundPorts(v View) []uint16 {
+	if v.Interception == mesh.InterceptNone {
+		return nil
+	}
+	var out []uint16
+	for _, t := range v.Inbound.Spec().Targets { // ordered by target port
+		if len(out) == 0 || out[len(out)-1] != t.Target {
+			out = append(out, t.Target)
+		}
+	}
+	return out
+}
+
+// portsOnly reduces a workload's own side to the numbers of its ports.
+func portsOnly(v View) Inbound {
+	var s InboundSpec
+	for _, p := range inboundPorts(v) {
+		s.Targets = append(s.Targets, InboundTarget{Target: p})
+	}
+	if len(s.Targets) == 0 {
+		return Inbound{}
+	}
+	return MakeInbound(s)
+}
+
+// targetsAt lists the service ports that a port of the workload serves.
+func targetsAt(v View, port uint16) []InboundTarget {
+	if v.Dialect == mesh.DialectGRPC || v.Kind == mesh.ProxyRouter || v.Interception == mesh.InterceptNone {
+		return nil
+	}
+	return slices.DeleteFunc(v.Inbound.Spec().Targets, func(t InboundTarget) bool { return t.Target != port })
+}
+
+func projectInbound(v View, port uint16) View {
+	targets := targetsAt(v, port)
+	if len(targets) == 0 {
+		return View{}
+	}
+	return View{IPv4: v.IPv4, IPv6: v.IPv6, Inbound: MakeInbound(InboundSpec{Targets: targets})}
+}
+
+// inboundUpstream makes the upstream of one port of the workload. The first
+// service port that it serves decides the protocol.
+func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
+	targets := targetsAt(v, id.Port)
+	if len(targets) == 0 || id.Host != "" {
+		return nil
+	}
+	u := newUpstream(in, id.String())
+	u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
+	u.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
+	u.CleanupInterval = &durationpb.Duration{Seconds: forever}
+	u.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
+	u.CircuitBreakers = noLimits()
+	u.UpstreamBindConfig = inboundSource(v)
+	switch p := mesh.Protocol(targets[0].Protocol); {
+	case p.IsHTTP2():
+		u.TypedExtensionProtocolOptions = http2Only()
+	case p == mesh.ProtocolAuto:
+		u.TypedExtensionProtocolOptions = likeDownstream(nil)
+	}
+	var services []string
+	for i, t := range targets {
+		if !slices.ContainsFunc(targets[:i], func(o InboundTarget) bool { return o.Hostname == t.Hostname && o.Namespace == t.Namespace }) {
+			services = append(services, t.Hostname, t.Name, t.Namespace)
+		}
+	}
+	u.Metadata = serviceMetadata(services...)
+	return u
+}
