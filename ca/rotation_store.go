@@ -200,6 +200,10 @@ func (r *rotationRecord) decode(origin string, data map[string][]byte) error {
 		if err != nil {
 			return err
 		}
+		// It came from where the state says; the record only carries it.
+		if b.Origin = r.state.Current.Origin; prefix == prefixNext && r.state.Next != nil {
+			b.Origin = r.state.Next.Origin
+		}
 		r.bundles[b.ID()] = b
 	}
 	return nil

@@ -63,7 +63,7 @@ func TestClusterzIsIstiods(t *testing.T) {
 		require.NoError(t, json.Unmarshal(rec.Body.Bytes(), &out))
 		require.True(t, out.Ready)
 		require.Equal(t, "c1", out.Clusters[1].ID)
-		require.Equal(t, DefaultTimeout.Seconds(), out.Clusters[1].StaleSeconds)
+		require.InDelta(t, DefaultTimeout.Seconds(), out.Clusters[1].StaleSeconds, 0.001)
 		require.Equal(t, "10.1.2.3:6443", out.Clusters[2].Server)
 		require.Equal(t, "refused", out.Clusters[3].Health)
 		require.Len(t, out.Refused, 1)

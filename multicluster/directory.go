@@ -72,7 +72,8 @@ func (d *directory) run(ctx context.Context, report func(snapshot), fail func(st
 				_ = watcher.Add(d.path) // it may have been made or replaced since; the rescan does without
 			}
 		case <-events:
-		case <-watchErrors: // an overflow, for one: reading everything is the remedy
+		case err := <-watchErrors: // an overflow, for one: reading everything is the remedy
+			d.log.Debug("watching the directory of kubeconfigs", zap.Error(err))
 		}
 	}
 }

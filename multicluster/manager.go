@@ -210,7 +210,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			m.close()
-			<-failed
+			if err := <-failed; err != nil { // what ends because it was told to has not failed
+				m.log.Debug("feed of kubeconfigs ended", zap.Error(err))
+			}
 			return nil
 		case err := <-failed: // it ends before its time only with an error
 			stopped := ctx.Err() != nil

@@ -242,10 +242,10 @@ func TestFailedStartIsRetriedInTime(t *testing.T) {
 		w.mu.Lock()
 		w.broken = nil
 		w.mu.Unlock()
-		time.Sleep(time.Second - 1)
+		time.Sleep(time.Second - time.Nanosecond)
 		synctest.Wait()
 		require.Empty(t, w.all("c2"))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, 1, w.running("c2"))
 	})

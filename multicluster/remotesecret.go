@@ -203,7 +203,7 @@ func tokenSecret(ctx context.Context, o RemoteSecretOptions) (credential, error)
 		return credential{}, explain(err, "create token secret "+o.Namespace+"/"+name, "create", "secrets", o.Namespace)
 	}
 	var c credential
-	err = wait.PollUntilContextTimeout(ctx, 500*time.Millisecond, o.Wait, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, o.Wait, true, func(ctx context.Context) (bool, error) {
 		s, err := secrets.Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return false, explain(err, "get token secret "+o.Namespace+"/"+name, "get", "secrets", o.Namespace)

@@ -3,7 +3,6 @@ package xds
 import (
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -247,16 +246,6 @@ func (m *machine) settle() {
 	}
 	settle(m.clients...)
 	for _, c := range m.clients {
-		if len(c.log) == 0 {
-			buf := make([]byte, 1<<20)
-			fmt.Println(string(buf[:runtime.Stack(buf, true)]))
-			select {
-			case err := <-c.done:
-				fmt.Println("DONE", err)
-			default:
-			}
-			fmt.Printf("%+v\n", m.w.srv.Proxies())
-		}
 		m.w.check(c)
 	}
 }

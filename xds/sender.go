@@ -286,7 +286,9 @@ func (s *stream) send(j *job) error {
 	}
 	s.mu.Unlock()
 
+	s.sendingSince.Store(begin.UnixNano())
 	err := s.tr.Send(&s.resp)
+	s.sendingSince.Store(0)
 	s.resp = response{}
 	j.kind.pushes.Inc()
 	j.kind.sizes.Observe(float64(f.bytes))

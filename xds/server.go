@@ -428,18 +428,17 @@ func (srv *Server) sweep(ctx context.Context) {
 	}
 }
 
-// stuck reports whether the proxy has left a response unanswered for too long
-// while more of the type is pending, or does not read at all.
+// stuck reports whether the proxy does not read, or has left a response
+// unanswered for too long while more of the type is pending.
 func (s *stream) stuck(now time.Time, limit time.Duration) bool {
-	waiting := !s.sending.TryLock() // somebody is in Send, perhaps
-	if !waiting {
-		s.sending.Unlock()
+	if since := s.sendingSince.Load(); since != 0 && now.Sub(time.Unix(0, since)) > limit {
+		return true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.types {
 		t := &s.types[i]
-		if t.sub.waiting && now.Sub(t.sentAt) > limit && (waiting || !t.dirty.empty()) {
+		if t.sub.waiting && now.Sub(t.sentAt) > limit && !t.dirty.empty() {
 			return true
 		}
 	}

@@ -72,6 +72,11 @@ func (c *catchUp) advanced(revision uint64) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.reached(revision)
+}
+
+// reached wakes everybody who waits. c.mu is held.
+func (c *catchUp) reached(revision uint64) {
 	if c.set && revision >= c.target {
 		c.done.Store(true)
 	}
@@ -89,8 +94,8 @@ func (c *catchUp) wait(ctx context.Context, stopped <-chan struct{}, have func()
 		if !c.set {
 			c.set, c.target = true, newest()
 		}
-		if have() >= c.target {
-			c.done.Store(true)
+		if now := have(); now >= c.target {
+			c.reached(now)
 			c.mu.Unlock()
 			break
 		}

@@ -41,8 +41,10 @@ type stream struct {
 	// sending is held while a response is made and handed over. Workers only try
 	// it, and never call Send when it might wait; the stream's own goroutine may.
 	sending sync.Mutex
-	again   atomic.Bool // somebody failed to get sending: whoever has it looks again
-	resp    response    // guarded by sending
+	// sendingSince is when the Send under way began, in ns, 0 if there is none.
+	sendingSince atomic.Int64
+	again        atomic.Bool // somebody failed to get sending: whoever has it looks again
+	resp         response    // guarded by sending
 
 	others map[string]*subscription // types that are not shared; used by the stream's goroutine alone
 

@@ -142,7 +142,7 @@ func TestTableIsHarmless(t *testing.T) {
 	tab.note("\x07bell")
 	var out bytes.Buffer
 	require.NoError(t, tab.print(&out, ""))
-	require.Equal(t, "name            state\n?[31mred?[0m  a?b?\n  ! ?bell\n", out.String())
+	require.Equal(t, "name          state\n?[31mred?[0m  a?b?\n  ! ?bell\n", out.String())
 }
 
 func TestScreenShowsDifferences(t *testing.T) {

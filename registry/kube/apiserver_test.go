@@ -143,6 +143,31 @@ func (f *fakeServer) forget() {
 	f.forgotten = f.rv
 }
 
+// rewind takes the server back to before anything was watched, without an object
+// that came later, and cuts all watches.
+func (f *fakeServer) rewind(resource, key string) {
+	f.mu.Lock()
+	f.rv, f.history = 50, nil
+	delete(f.objects[resource], key)
+	f.mu.Unlock()
+	f.cut()
+}
+
+// ahead answers a request for a version that the server has not reached, as API
+// servers do, and reports whether it did.
+func (f *fakeServer) ahead(w http.ResponseWriter, version string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n, _ := strconv.Atoi(version); n <= f.rv {
+		return false
+	}
+	w.WriteHeader(http.StatusGatewayTimeout)
+	_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure",
+		Code: http.StatusGatewayTimeout, Reason: metav1.StatusReasonTimeout, Message: "Too large resource version: " + version,
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}}})
+	return true
+}
+
 func (f *fakeServer) listed(resource string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,6 +211,7 @@ func (f *fakeServer) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case status != 0:
 		refuseWith(w, status, resource)
+	case f.ahead(w, q.Get("resourceVersion")):
 	case q.Get("watch") == "true" || q.Get("watch") == "1":
 		f.watch(w, r, resource)
 	default:

@@ -286,3 +286,23 @@ func TestBadObjectsAreLeftOut(t *testing.T) {
 	require.Equal(t, "problem Pod a/p in cluster east: metadata.labels: are not valid text; the pod is not served\n"+
 		"problem Service a/x? in cluster east: metadata.name: name and namespace must be DNS labels; the Service is not served\n", renderProblems(problems))
 }
+
+// TestAddressTakenOver: while two pods have one address, the younger has it now.
+func TestAddressTakenOver(t *testing.T) {
+	tr := NewTranslator(TranslatorConfig{Cluster: "east"})
+	aged := func(name string, age int64) *corev1.Pod {
+		p := aPod("a", name, "10.0.0.1", "n1")
+		p.CreationTimestamp = metav1.Unix(age, 0)
+		return p
+	}
+	owner := func() string { return tr.Snapshot().Services[0].Endpoints[0].Workload.Name }
+	tr.Set(aService("a", "x", aPort("http", 80)))
+	tr.Set(aSlice("a", "s", "x", anEndpoint("10.0.0.1", "")))
+	tr.Set(aged("ended", 1))
+	tr.Set(aged("next", 2))
+	require.Equal(t, "next", owner())
+	tr.Set(aged("ended", 3)) // made anew under its old name and address
+	require.Equal(t, "ended", owner())
+	tr.Delete(KindPod, "a", "ended")
+	require.Equal(t, "next", owner())
+}

@@ -1,12 +1,9 @@
 package kube
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,156 +16,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
-	"github.com/isthmus-mesh/isthmus/registry"
 )
-
-// patience is how long a test waits for what must happen. Nothing that passes
-// takes it.
-const patience = 30 * time.Second
-
-// recorder is a sink that keeps what it is told.
-type recorder struct {
-	changed chan struct{}
-
-	mu       sync.Mutex
-	replaces int
-	applied  []registry.Update
-	state    *ledger
-	status   []Status
-}
-
-func newRecorder() *recorder {
-	return &recorder{changed: make(chan struct{}, 1), state: newLedger()}
-}
-
-func (r *recorder) note(f func()) {
-	r.mu.Lock()
-	f()
-	r.mu.Unlock()
-	select {
-	case r.changed <- struct{}{}:
-	default:
-	}
-}
-
-func (r *recorder) Replace(u registry.Update) {
-	r.note(func() {
-		r.replaces++
-		r.state = newLedger()
-		r.state.apply(u)
-	})
-}
-
-func (r *recorder) Apply(u registry.Update) {
-	r.note(func() {
-		r.applied = append(r.applied, u)
-		r.state.apply(u)
-	})
-}
-
-func (r *recorder) Close(registry.Disposition) {}
-
-func (r *recorder) onStatus(s Status) { r.note(func() { r.status = append(r.status, s) }) }
-
-// await waits until a condition holds.
-func (r *recorder) await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	for {
-		if r.holds(holds) {
-			return
-		}
-		select {
-		case <-r.changed:
-		case <-deadline:
-			require.Fail(t, "did not happen: "+what)
-		}
-	}
-}
-
-func (r *recorder) holds(f func() bool) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return f()
-}
-
-func (r *recorder) endpoints(host string) []mesh.Endpoint {
-	return r.state.services[mesh.ServiceKey{Namespace: "a", Hostname: mesh.Hostname(host + ".a.svc.cluster.local")}].Endpoints
-}
-
-// metric is the value of a metric with the label values, or -1 without it.
-func metric(t *testing.T, r *prometheus.Registry, name string, labels ...string) float64 {
-	t.Helper()
-	families, err := r.Gather()
-	require.NoError(t, err)
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			var got []string
-			for _, l := range m.GetLabel() {
-				got = append(got, l.GetValue())
-			}
-			if slices.Equal(got, labels) {
-				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
-	}
-	return -1
-}
-
-func kindOf(s Status, kind string) KindStatus {
-	for _, k := range s.Kinds {
-		if k.Kind == kind {
-			return k
-		}
-	}
-	return KindStatus{}
-}
-
-// started is a source that runs against a fake server.
-type started struct {
-	*recorder
-	source   *Source
-	problems *registry.Problems
-	offset   *atomic.Int64 // nanoseconds that the source's clock is ahead
-	metrics  *prometheus.Registry
-}
-
-func start(t *testing.T, f *fakeServer, edit func(*Config)) *started {
-	t.Helper()
-	s := &started{recorder: newRecorder(), problems: registry.NewProblems(nil), offset: &atomic.Int64{}, metrics: prometheus.NewRegistry()}
-	c := Config{Cluster: "east", Problems: s.problems, OnStatus: s.onStatus, KindTimeout: time.Millisecond, Metrics: s.metrics,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }}
-	if f != nil {
-		c.REST = f.rest()
-	}
-	if edit != nil {
-		edit(&c)
-	}
-	var err error
-	s.source, err = New(c)
-	require.NoError(t, err)
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.source.Run(ctx, s) }()
-	t.Cleanup(func() {
-		stop()
-		select {
-		case err := <-done:
-			require.NoError(t, err)
-		case <-time.After(patience):
-			require.Fail(t, "Run does not end with its context")
-		}
-	})
-	return s
-}
-
-func (s *started) awaitSync(t *testing.T) {
-	t.Helper()
-	s.await(t, "first sync", func() bool { return s.replaces == 1 })
-}
 
 // world is a service with one pod on one node.
 func world(t *testing.T, f *fakeServer) {
@@ -184,6 +32,7 @@ func world(t *testing.T, f *fakeServer) {
 // TestFollow: everything at once, then what changes, with streamed lists and
 // without.
 func TestFollow(t *testing.T) {
+	t.Parallel()
 	for _, streams := range []bool{true, false} {
 		t.Run(fmt.Sprintf("streams=%v", streams), func(t *testing.T) {
 			f := newFakeServer(t, streams)
@@ -225,6 +74,7 @@ func TestFollow(t *testing.T) {
 // TestMissedWhileAway: what happened while watches were cut, even if the server
 // has forgotten it, arrives as a difference and nothing else.
 func TestMissedWhileAway(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	f.set(t, "services", aService("a", "old", aPort("http", 80)))
@@ -261,6 +111,7 @@ func TestMissedWhileAway(t *testing.T) {
 // TestForbiddenKind: a kind that the account may not read is named, the others
 // are served, and it comes in when it is granted.
 func TestForbiddenKind(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	f.refuseKind("nodes", http.StatusForbidden)
@@ -284,6 +135,7 @@ func TestForbiddenKind(t *testing.T) {
 
 // TestForbiddenPods: without pods the addresses are served without identity.
 func TestForbiddenPods(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, false)
 	world(t, f)
 	f.refuseKind("pods", http.StatusForbidden)
@@ -293,7 +145,7 @@ func TestForbiddenPods(t *testing.T) {
 	require.Empty(t, s.endpoints("web")[0].Workload.Kind)
 	require.Contains(t, s.problems.List()[0].Message, "without identity and mTLS")
 	f.refuseKind("pods", http.StatusInternalServerError)
-	s.await(t, "another answer", func() bool { return !kindOf(s.status[len(s.status)-1], "pods").Refused })
+	s.await(t, "another answer", func() bool { return !kindOf(s.latest(), "pods").Refused })
 	f.refuseKind("pods", 0)
 	s.await(t, "workload", func() bool {
 		require.Len(t, s.endpoints("web"), 1, "never taken away")
@@ -328,18 +180,19 @@ func TestSettled(t *testing.T) {
 // TestEssentialKinds: a cluster whose Services cannot be read is unknown, not
 // empty.
 func TestEssentialKinds(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	f.refuseKind("services", http.StatusForbidden)
 	s := start(t, f, nil)
 	s.await(t, "everything else read and services refused", func() bool {
-		st := s.status[len(s.status)-1]
-		for _, k := range st.Kinds {
+		kinds := s.latest().Kinds
+		for _, k := range kinds {
 			if k.Kind == "services" && !k.Refused || k.Kind != "services" && !k.Synced {
 				return false
 			}
 		}
-		return true
+		return len(kinds) > 0
 	})
 	s.offset.Store(int64(time.Hour))
 	require.Contains(t, s.problems.List()[0].Message, "nothing of the cluster is served")
@@ -351,6 +204,7 @@ func TestEssentialKinds(t *testing.T) {
 // TestUnreachable: nothing is reported of a server that does not answer, and the
 // source ends at once when it is told to.
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := l.Addr().String()
@@ -359,7 +213,7 @@ func TestUnreachable(t *testing.T) {
 		c.REST = &rest.Config{Host: "http://" + addr}
 		RESTDefaults(c.REST)
 	})
-	s.await(t, "failure in the status", func() bool { return len(s.status) > 0 && s.status[len(s.status)-1].Error != "" })
+	s.await(t, "failure in the status", func() bool { return s.latest().Error != "" })
 	st := s.source.Status()
 	require.False(t, st.Reachable)
 	require.Zero(t, st.SyncedAt)
@@ -370,6 +224,7 @@ func TestUnreachable(t *testing.T) {
 // TestOutage: a server that goes keeps everything in place, and the age of what
 // was read grows.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	s := start(t, f, nil)
@@ -379,7 +234,7 @@ func TestOutage(t *testing.T) {
 	}
 	f.cut()
 	s.await(t, "kinds fail", func() bool {
-		return kindOf(s.status[len(s.status)-1], "services").Error != "" && kindOf(s.status[len(s.status)-1], "pods").Error != ""
+		return kindOf(s.latest(), "services").Error != "" && kindOf(s.latest(), "pods").Error != ""
 	})
 	s.offset.Store(int64(time.Minute))
 	st := s.source.Status()
@@ -394,9 +249,30 @@ func TestOutage(t *testing.T) {
 	s.await(t, "recovery", func() bool { return len(s.state.services) == 2 })
 }
 
+// TestRewind: a server that was restored from a backup knows less than the
+// source saw. It is read anew, and what it does not have is gone.
+func TestRewind(t *testing.T) {
+	t.Parallel()
+	for _, streams := range []bool{true, false} {
+		t.Run(fmt.Sprintf("streams=%v", streams), func(t *testing.T) {
+			f := newFakeServer(t, streams)
+			world(t, f)
+			f.set(t, "services", aService("a", "since", aPort("http", 80)))
+			s := start(t, f, nil)
+			s.awaitSync(t)
+			f.rewind("services", "a/since")
+			s.await(t, "the older state", func() bool { return len(s.state.services) == 1 && len(s.endpoints("web")) == 1 })
+			f.set(t, "services", aService("a", "after", aPort("http", 80)))
+			s.await(t, "watching again", func() bool { return len(s.state.services) == 2 })
+			require.Equal(t, 1, s.replaces)
+		})
+	}
+}
+
 // TestConfiguration: Istio's objects are read of the primary. One that cannot be
 // decoded is named and the others are served, though they came in one list.
 func TestConfiguration(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	const istioGateways = "gateways.networking.istio.io"
@@ -429,6 +305,7 @@ func TestConfiguration(t *testing.T) {
 // TestKindInstalledLater: a kind that the server does not have is asked for now
 // and then, and read when it appears.
 func TestKindInstalledLater(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	s := start(t, f, nil)
@@ -446,6 +323,7 @@ func TestKindInstalledLater(t *testing.T) {
 
 // TestTrustDomainOverride: the primary's settings may come from a file.
 func TestTrustDomainOverride(t *testing.T) {
+	t.Parallel()
 	f := newFakeServer(t, true)
 	world(t, f)
 	var td atomic.Value

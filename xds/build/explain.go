@@ -71,8 +71,11 @@ type ExplainedAddress struct {
 	Address  string `json:"address"`
 	Locality string `json:"locality,omitempty"`
 	Gateway  bool   `json:"gateway"`
-	Weight   uint32 `json:"weight"`
-	// Percent is the address's share of all weights, 0 to 100.
+	// Health is that of the endpoint; nothing is known of a gateway's.
+	Health string `json:"health"`
+	Weight uint32 `json:"weight"`
+	// Percent is the address's share of new requests by weight, 0 to 100: none
+	// goes to what is not ready.
 	Percent float64 `json:"percent"`
 }
 
@@ -150,15 +153,28 @@ func explainedAddresses(groups []Group) []ExplainedAddress {
 	var total float64
 	for _, g := range groups {
 		for _, e := range g.Entries {
+			health := mesh.HealthUnknown
+			if e.Endpoint != nil {
+				health = e.Endpoint.Health
+			}
 			out = append(out, ExplainedAddress{Address: e.Address().String(), Locality: g.Locality.String(),
-				Gateway: e.Gateway != nil, Weight: e.Weight})
-			total += float64(e.Weight)
+				Gateway: e.Gateway != nil, Health: health.String(), Weight: e.Weight})
+			if takesRequests(health.String()) {
+				total += float64(e.Weight)
+			}
 		}
 	}
 	for i := range out {
-		out[i].Percent = 100 * float64(out[i].Weight) / total
+		if takesRequests(out[i].Health) {
+			out[i].Percent = 100 * float64(out[i].Weight) / total
+		}
 	}
 	return out
+}
+
+// takesRequests reports whether proxies send new requests to endpoints of a health.
+func takesRequests(health string) bool {
+	return health != mesh.HealthNotReady.String() && health != mesh.HealthDraining.String()
 }
 
 // missing says why a proxy has no such service port.
@@ -213,7 +229,7 @@ func notes(in Inputs, v View, s *mesh.Service, x Explanation) []string {
 		out = append(out, "the port has no endpoints in any cluster")
 	case len(x.Dialled) == 0:
 		out = append(out, "no endpoint is kept: requests fail")
-	case !slices.ContainsFunc(x.Candidates, func(e ExplainedEndpoint) bool { return e.Kept && e.Health != "NotReady" && e.Health != "Draining" }):
+	case !slices.ContainsFunc(x.Candidates, func(e ExplainedEndpoint) bool { return e.Kept && takesRequests(e.Health) }):
 		out = append(out, "no endpoint that is kept is ready: requests fail")
 	}
 	return out

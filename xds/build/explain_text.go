@@ -48,7 +48,7 @@ func (x Explanation) table(b *strings.Builder) {
 	if len(x.Dialled) > 0 {
 		b.WriteString("\n")
 		w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "DIALS\tLOCALITY\tWEIGHT\tSHARE")
+		fmt.Fprintln(w, "DIALS\tLOCALITY\tHEALTH\tWEIGHT\tSHARE")
 		for _, a := range x.Dialled {
 			kind := ""
 			if a.Gateway {
@@ -58,7 +58,7 @@ func (x Explanation) table(b *strings.Builder) {
 			if locality == "" {
 				locality = "-"
 			}
-			fmt.Fprintf(w, "%s%s\t%s\t%d\t%.1f %%\n", a.Address, kind, locality, a.Weight, a.Percent)
+			fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1f %%\n", a.Address, kind, locality, a.Health, a.Weight, a.Percent)
 		}
 		_ = w.Flush()
 	}

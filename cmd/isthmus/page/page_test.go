@@ -1,7 +1,6 @@
 package page_test
 
 import (
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -13,7 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/page"
 )
 
-func get(t *testing.T, method, path string, header ...string) *http.Response {
+func get(t *testing.T, method, path string, header ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)
 	for i := 0; i < len(header); i += 2 {
@@ -21,20 +20,13 @@ func get(t *testing.T, method, path string, header ...string) *http.Response {
 	}
 	w := httptest.NewRecorder()
 	page.New().ServeHTTP(w, r)
-	return w.Result()
-}
-
-func text(t *testing.T, r *http.Response) string {
-	t.Helper()
-	b, err := io.ReadAll(r.Body)
-	require.NoError(t, err)
-	return string(b)
+	return w
 }
 
 // assets follows every reference of the page and of its files.
 func assets(t *testing.T) map[string]string {
 	t.Helper()
-	index := text(t, get(t, http.MethodGet, "/debug/"))
+	index := get(t, http.MethodGet, "/debug/").Body.String()
 	out := map[string]string{"/debug/": index}
 	queue := []string{}
 	for _, m := range regexp.MustCompile(`(?:src|href)="(page/[^"]+)"`).FindAllStringSubmatch(index, -1) {
@@ -48,8 +40,8 @@ func assets(t *testing.T) map[string]string {
 			continue
 		}
 		r := get(t, http.MethodGet, path)
-		require.Equal(t, http.StatusOK, r.StatusCode, path)
-		out[path] = text(t, r)
+		require.Equal(t, http.StatusOK, r.Code, path)
+		out[path] = r.Body.String()
 		for _, m := range imports.FindAllStringSubmatch(out[path], -1) {
 			queue = append(queue, "/debug/page/"+m[1])
 		}
@@ -71,13 +63,13 @@ func TestKinds(t *testing.T) {
 		"/debug/page/style.css": "text/css; charset=utf-8",
 		"/debug/page/icon.svg":  "image/svg+xml",
 	} {
-		require.Equal(t, kind, get(t, http.MethodGet, path).Header.Get("Content-Type"), path)
+		require.Equal(t, kind, get(t, http.MethodGet, path).Header().Get("Content-Type"), path)
 	}
 }
 
 func TestHeadersKeepOthersOut(t *testing.T) {
 	for path := range assets(t) {
-		h := get(t, http.MethodGet, path).Header
+		h := get(t, http.MethodGet, path).Header()
 		csp := h.Get("Content-Security-Policy")
 		for _, rule := range []string{"default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'"} {
 			require.Contains(t, csp, rule, path)
@@ -114,28 +106,28 @@ func TestDataIsNeverMarkup(t *testing.T) {
 func TestUnknownPathIsIstioctls404(t *testing.T) {
 	for _, path := range []string{"/debug/nosuch", "/debug/page/", "/debug/page/index.html", "/debug/page/../page.go", "/debug/page/%2e%2e/page.go"} {
 		r := get(t, http.MethodGet, path)
-		require.Equal(t, http.StatusNotFound, r.StatusCode, path)
-		require.Contains(t, text(t, r), "404 page not found", path)
+		require.Equal(t, http.StatusNotFound, r.Code, path)
+		require.Contains(t, r.Body.String(), "404 page not found", path)
 	}
 }
 
 func TestMethodsAndCaching(t *testing.T) {
 	r := get(t, http.MethodPost, "/debug/")
-	require.Equal(t, http.StatusMethodNotAllowed, r.StatusCode)
-	require.Equal(t, "GET, HEAD", r.Header.Get("Allow"))
+	require.Equal(t, http.StatusMethodNotAllowed, r.Code)
+	require.Equal(t, "GET, HEAD", r.Header().Get("Allow"))
 
 	first := get(t, http.MethodGet, "/debug/page/app.js")
-	require.Equal(t, "no-cache", first.Header.Get("Cache-Control"))
-	again := get(t, http.MethodGet, "/debug/page/app.js", "If-None-Match", first.Header.Get("ETag"))
-	require.Equal(t, http.StatusNotModified, again.StatusCode)
-	require.Empty(t, text(t, again))
-	other := get(t, http.MethodGet, "/debug/page/map.js", "If-None-Match", first.Header.Get("ETag"))
-	require.Equal(t, http.StatusOK, other.StatusCode)
+	require.Equal(t, "no-cache", first.Header().Get("Cache-Control"))
+	again := get(t, http.MethodGet, "/debug/page/app.js", "If-None-Match", first.Header().Get("ETag"))
+	require.Equal(t, http.StatusNotModified, again.Code)
+	require.Empty(t, again.Body.String())
+	other := get(t, http.MethodGet, "/debug/page/map.js", "If-None-Match", first.Header().Get("ETag"))
+	require.Equal(t, http.StatusOK, other.Code)
 
 	head := get(t, http.MethodHead, "/debug/")
-	require.Equal(t, http.StatusOK, head.StatusCode)
-	require.Empty(t, text(t, head))
-	require.NotEqual(t, "0", head.Header.Get("Content-Length"))
+	require.Equal(t, http.StatusOK, head.Code)
+	require.Empty(t, head.Body.String())
+	require.NotEqual(t, "0", head.Header().Get("Content-Length"))
 }
 
 // People who do not see colours, or the page at all, are told in words.

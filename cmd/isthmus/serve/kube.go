@@ -119,9 +119,9 @@ func (k *kubeWorld) newManager() (*multicluster.Manager, error) {
 			}
 			return reporting{src}, nil
 		},
-		NewSink: k.c.store.NewSink,
-		Events:  k.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus"}),
-		Log:     k.c.log.Named("multicluster"), Metrics: k.c.metrics,
+		NewSink: k.c.store.NewSink, Left: k.c.problems.ClearCluster,
+		Events: k.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus"}),
+		Log:    k.c.log.Named("multicluster"), Metrics: k.c.metrics,
 	})
 }
 

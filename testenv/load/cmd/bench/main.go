@@ -148,7 +148,7 @@ func beFloor(ctx context.Context, o options) error {
 			}
 		}
 	}()
-	fmt.Printf("plaintext ADS on %s\n", l.Addr())
+	fmt.Printf("plaintext ADS on %s\nready\n", l.Addr())
 	return f.Serve(ctx, l)
 }
 
@@ -160,7 +160,8 @@ type server struct {
 	done bool
 }
 
-// start runs a server and waits until it prints the address it listens on.
+// start runs a server and waits until it has printed the address it listens on
+// and, after that, that it is ready.
 func start(ctx context.Context, binary string, args ...string) (*server, error) {
 	cmd := exec.CommandContext(ctx, binary, args...)
 	in, err := cmd.StdinPipe()
@@ -182,7 +183,10 @@ func start(ctx context.Context, binary string, args ...string) (*server, error) 
 	var last string
 	for lines.Scan() {
 		last = lines.Text()
-		if s.addr = address(last); s.addr != "" {
+		if a := address(last); a != "" {
+			s.addr = a
+		}
+		if s.addr != "" && strings.Contains(last, "ready") && !strings.Contains(last, "not ready") {
 			go func() { _, _ = io.Copy(io.Discard, r) }()
 			return s, nil
 		}
