@@ -20,10 +20,8 @@ const (
 	HealthDraining
 )
 
-var healthNames = [...]string{"Unknown", "Ready", "NotReady", "Draining"}
-
 // String names the state.
-func (h Health) String() string { return healthNames[h] }
+func (h Health) String() string { return [...]string{"Unknown", "Ready", "NotReady", "Draining"}[h] }
 
 // Endpoint is one address and port behind a service port. It is a small
 // immutable value; what all endpoints of one pod share is in Workload.

@@ -24,10 +24,8 @@ const (
 	DialectGRPC
 )
 
-var dialectNames = [...]string{"istio", "envoy", "grpc"}
-
 // String names the dialect.
-func (d Dialect) String() string { return dialectNames[d] }
+func (d Dialect) String() string { return [...]string{"istio", "envoy", "grpc"}[d] }
 
 // Interception is how traffic is brought to a sidecar.
 type Interception string

@@ -87,10 +87,10 @@ const (
 	ResolutionAlias
 )
 
-var resolutionNames = [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias"}
-
 // String names the resolution.
-func (r Resolution) String() string { return resolutionNames[r] }
+func (r Resolution) String() string {
+	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias"}[r]
+}
 
 // Definition is a service as one cluster defines it. It is immutable.
 type Definition struct {

@@ -49,6 +49,9 @@ func (m *merger) add(id mesh.ClusterID, d *mesh.Definition) {
 
 func (m *merger) addPort(id mesh.ClusterID, p mesh.Port) {
 	for i, have := range m.svc.Ports {
+		if (have.Protocol == mesh.ProtocolUDP) != (p.Protocol == mesh.ProtocolUDP) && have.Name != p.Name {
+			continue // one number for both transports, as DNS has it
+		}
 		switch {
 		case have.Name == p.Name && have.Number == p.Number:
 			if have.Protocol != p.Protocol {

@@ -247,7 +247,7 @@ func TestStoreIsAFunctionOfTheNewestStates(t *testing.T) {
 			w.step(t, s)
 			require.Equal(t, look(w.rebuild()), look(s))
 		}
-		require.Equal(t, s.Catalog().Len(), len(f.services))
+		require.Len(t, f.services, s.Catalog().Len())
 		for k, svc := range f.services {
 			require.Same(t, s.Catalog().Service(k), svc)
 			if known := f.endpoints[k]; known != nil {

@@ -38,6 +38,7 @@ type Store struct {
 
 	catalog atomic.Pointer[Catalog]
 	cells   sync.Map // mesh.ServiceKey -> *atomic.Pointer[EndpointSet]
+	none    *EndpointSet
 
 	mu       sync.Mutex // guards everything below, and is held while listeners are called
 	revision uint64
@@ -72,6 +73,7 @@ func NewStore(c Config) *Store {
 	s := &Store{
 		primary:   c.Primary,
 		now:       c.Clock,
+		none:      &EndpointSet{},
 		shards:    map[mesh.ClusterID]*shard{},
 		owned:     map[mesh.ClusterID]uint64{},
 		byAddr:    map[WorkloadKey][]*mesh.Workload{},
@@ -95,10 +97,8 @@ func (s *Store) Endpoints(k mesh.ServiceKey) *EndpointSet {
 	if c, ok := s.cells.Load(k); ok {
 		return c.(*atomic.Pointer[EndpointSet]).Load()
 	}
-	return noEndpoints
+	return s.none
 }
-
-var noEndpoints = &EndpointSet{}
 
 // Workload returns the workload that has the address in the cluster, or nil. Of
 // several that share an address (pods on the network of their host) it is the

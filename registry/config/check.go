@@ -165,8 +165,8 @@ func (c *checker) namespace(ns string) {
 func (c *checker) exportTo(list []string) {
 	for i, e := range list {
 		at := &checker{path: fmt.Sprintf("%s[%d]", c.path, i), found: c.list()}
-		switch {
-		case e == "*" || e == "." || e == "~":
+		switch e {
+		case "*", ".", "~":
 			if len(list) > 1 && e != "." {
 				at.failf("%q stands for itself; remove it or the other entries", e)
 			}

@@ -2,7 +2,6 @@ package config
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +36,8 @@ func TestTable(t *testing.T) {
 		require.Equal(t, d.Kind, Kinds()[i])
 		require.Contains(t, d.versions, d.Version)
 		require.NotNil(t, d.newSpec())
-		require.NotSame(t, d.newSpec(), d.newSpec())
+		one, other := d.newSpec(), d.newSpec()
+		require.NotSame(t, one, other)
 		m, _ := d.typed(&corev1.Pod{})
 		require.Nil(t, m)
 	}
@@ -199,5 +199,5 @@ func TestErrorsAreAllNamed(t *testing.T) {
 		"spec.servers[1].port.number: 70000 is not a port; use 1-65535; "+
 		`spec.servers[1].hosts: is empty; name at least one host, "*" for all; `+
 		`spec.servers[1].port.name: "a" is used by an earlier server; give each port of a gateway its own name`)
-	require.True(t, errors.As(err, new(*FieldError)))
+	require.ErrorAs(t, err, new(*FieldError))
 }

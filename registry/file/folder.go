@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -117,6 +118,10 @@ func walk(dir string, file func(path string) error, folder func(path string)) er
 type state struct {
 	sum  uint64
 	size int
+	// stamp is what the file system said of the file before it was read, and
+	// trusted that it was old enough then: a later edit gives another stamp.
+	stamp   stamp
+	trusted bool
 	// good is the last content that could be read.
 	good content
 	// problem says what is wrong with the newest content, "" if nothing is; line
@@ -184,14 +189,39 @@ func linkedFrom(path string) (folder string, ok bool) {
 	return filepath.Dir(target), true
 }
 
+// stamp tells two states of a file apart, as far as the file system does.
+type stamp struct {
+	size     int64
+	modified time.Time
+	beneath  [3]int64
+}
+
+// coarse is how far apart two edits must be for file systems to give them
+// different times, generously: some count seconds.
+const coarse = 3 * time.Second
+
+func stampOf(path string) (s stamp, settled bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}, false
+	}
+	s = stamp{size: info.Size(), modified: info.ModTime(), beneath: beneath(info)}
+	age := time.Since(s.modified)
+	return s, age > coarse
+}
+
 // readFile returns the state of a file: old itself if nothing is new. ok is
 // false if the file went away meanwhile.
 func (f *folder) readFile(path string, old *state) (st *state, ok bool) {
+	now, settled := stampOf(path)
+	if old != nil && old.trusted && settled && old.stamp == now {
+		return old, true // nobody has touched it: large folders are not read for one edit
+	}
 	text, err := readBounded(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false
 	}
-	st = &state{}
+	st = &state{stamp: now, trusted: settled}
 	if old != nil {
 		st.good = old.good
 	}
@@ -204,6 +234,7 @@ func (f *folder) readFile(path string, old *state) (st *state, ok bool) {
 	}
 	st.sum, st.size = xxhash.Sum64(text), len(text)
 	if old != nil && old.sum == st.sum && old.size == st.size && (old.line != 0 || old.problem == "") && !old.emptied {
+		old.stamp, old.trusted = st.stamp, st.trusted
 		return old, true
 	}
 	if len(text) == 0 && old != nil && !old.emptied && len(old.good.objects) > 0 {

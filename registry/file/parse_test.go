@@ -1,7 +1,6 @@
 package file
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
@@ -98,7 +97,7 @@ func TestParseErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := parse("east", []byte(tt.text))
 			var syntax *syntaxError
-			require.True(t, errors.As(err, &syntax), "%v", err)
+			require.ErrorAs(t, err, &syntax)
 			require.Contains(t, syntax.message, tt.message)
 			require.Equal(t, tt.line, syntax.line)
 		})
@@ -160,7 +159,7 @@ func FuzzFile(f *testing.F) {
 		c, err := parse("east", text)
 		if err != nil {
 			var syntax *syntaxError
-			require.True(t, errors.As(err, &syntax), "%v", err)
+			require.ErrorAs(t, err, &syntax)
 			require.Positive(t, syntax.line)
 			return
 		}

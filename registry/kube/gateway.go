@@ -59,10 +59,10 @@ func readGatewaySpec(o *corev1.Service, d *mesh.Definition, f *faults) gatewaySp
 		}
 		n, _ := portNumber(p.Port)
 		onNode, _ := portNumber(p.NodePort)
-		switch {
-		case n == port:
+		switch n {
+		case port:
 			g.port, g.nodePort = n, onNode
-		case n == hbonePort:
+		case hbonePort:
 			g.hbone, g.hboneNodePort = n, onNode
 		}
 	}
@@ -197,7 +197,7 @@ func (t *Translator) readGateway(o *gatewayv1.Gateway, f *faults) []mesh.Network
 	var ports []uint16
 	var hbone uint16
 	for _, l := range o.Spec.Listeners {
-		n, ok := portNumber(int32(l.Port))
+		n, ok := portNumber(l.Port)
 		switch {
 		case !ok:
 		case l.Protocol == hboneProtocol:

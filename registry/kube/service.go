@@ -2,7 +2,6 @@ package kube
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -296,8 +295,8 @@ func splitList(s string) []string {
 
 // matches reports whether labels carry everything that a selector asks for.
 func matches(selector, labels map[string]string) bool {
-	for k := range maps.Keys(selector) {
-		if v, ok := labels[k]; !ok || v != selector[k] {
+	for k, want := range selector {
+		if v, ok := labels[k]; !ok || v != want {
 			return false
 		}
 	}
