@@ -26,6 +26,8 @@ demo-kube: build ## the same on three real API servers (first run builds them: a
 
 test: ## everything: vet, unit, race, property and scenario tests on real API servers
 	$(GO) vet ./...
+	@echo "the API server for tests: built once per go.sum (about five minutes), then taken from the cache"
+	$(GO) test -count=1 -v -timeout 30m -run '^TestBinary$$' ./testenv/apiserver
 	$(GO) test -race -p $(PARALLEL) -timeout 20m ./...
 
 test-fast: ## unit tests only, no race detector, no API servers
@@ -38,6 +40,7 @@ format: ## fail if gofmt would change a file
 
 lint: ## golangci-lint with the import directions (depguard)
 	$(GO) run $(LINT) run ./...
+	cd testenv/kube && $(GO) run $(LINT) run --config ../../.golangci.yml ./...
 
 bench: build ## load client against Isthmus and the floor server, in turn
 	$(GO) run ./testenv/load/cmd/bench -isthmus $(BIN)
@@ -49,8 +52,10 @@ fuzz: ## every fuzz target for FUZZTIME each
 	  done; \
 	done
 
-golden: ## rewrite golden files after an intended change
-	$(GO) test ./xds/build/... ./registry/... -update
+golden: ## rewrite golden files after an intended change; read the diff
+	@for pkg in $$(grep -rl '"update", false' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  echo "$$pkg"; $(GO) test $$pkg -update || exit 1; \
+	done
 
 clean: ## remove build output
 	rm -rf bin
