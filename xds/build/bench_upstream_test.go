@@ -63,7 +63,7 @@ func BenchmarkAssignmentStruct(b *testing.B) {
 		for b.Loop() {
 			m, err := Assignments{}.Build(in, v, name)
 			require.NoError(b, err)
-			_, err = deterministic.Marshal(m)
+			_, err = deterministic().Marshal(m)
 			require.NoError(b, err)
 		}
 	})
@@ -81,4 +81,31 @@ func BenchmarkAssignmentEncode(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkUpstream is one upstream with its bytes.
+func BenchmarkUpstream(b *testing.B) {
+	in, v, name := benchLab(b, 10, true)
+	b.ReportAllocs()
+	for b.Loop() {
+		m, err := Upstreams{}.Build(in, v, name)
+		require.NoError(b, err)
+		_, err = deterministic().Marshal(m)
+		require.NoError(b, err)
+	}
+}
+
+// BenchmarkUpstreamList lists the upstreams of 1,000 services.
+func BenchmarkUpstreamList(b *testing.B) {
+	l := newLab(nil)
+	for i := range 1000 {
+		l.services("c1", labService(fmt.Sprintf("web-%d", i), "shop", labPorts(labPort("http", 80, mesh.ProtocolHTTP)), []string{"10.96.0.1"}))
+	}
+	in, v := l.in(), labSidecar()
+	b.ReportAllocs()
+	for b.Loop() {
+		if len((Upstreams{}).List(in, v)) < 1000 {
+			b.Fatal("short list")
+		}
+	}
 }

@@ -34,21 +34,21 @@ func (x Explanation) Text() string {
 func (x Explanation) table(b *strings.Builder) {
 	if len(x.Candidates) > 0 {
 		b.WriteString("\n")
-		w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ENDPOINT\tCLUSTER\tNETWORK\tHEALTH\tMTLS\tWEIGHT\tVERDICT\tWHY")
+		w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0) // over a strings.Builder, which takes everything
+		_, _ = fmt.Fprintln(w, "ENDPOINT\tCLUSTER\tNETWORK\tHEALTH\tMTLS\tWEIGHT\tVERDICT\tWHY")
 		for _, e := range x.Candidates {
 			weight := "-"
 			if e.Kept {
 				weight = fmt.Sprint(e.Weight)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Address, e.Cluster, orUnknown(e.Network), e.Health, yesNo(e.MTLS), weight, e.Verdict, e.Reason)
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Address, e.Cluster, orUnknown(e.Network), e.Health, yesNo(e.MTLS), weight, e.Verdict, e.Reason)
 		}
-		_ = w.Flush() // a strings.Builder takes everything
+		_ = w.Flush()
 	}
 	if len(x.Dialled) > 0 {
 		b.WriteString("\n")
 		w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "DIALS\tLOCALITY\tHEALTH\tWEIGHT\tSHARE")
+		_, _ = fmt.Fprintln(w, "DIALS\tLOCALITY\tHEALTH\tWEIGHT\tSHARE")
 		for _, a := range x.Dialled {
 			kind := ""
 			if a.Gateway {
@@ -58,7 +58,7 @@ func (x Explanation) table(b *strings.Builder) {
 			if locality == "" {
 				locality = "-"
 			}
-			fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1f %%\n", a.Address, kind, locality, a.Health, a.Weight, a.Percent)
+			_, _ = fmt.Fprintf(w, "%s%s\t%s\t%s\t%d\t%.1f %%\n", a.Address, kind, locality, a.Health, a.Weight, a.Percent)
 		}
 		_ = w.Flush()
 	}

@@ -186,7 +186,7 @@ func BenchmarkPortRoutesEncode(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m, _ := (Routes{}).Build(in, v, "80")
-		body, err := deterministic.Marshal(m)
+		body, err := deterministic().Marshal(m)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -62,11 +62,7 @@ func Select(in Inputs, v View, svc *mesh.Service, port mesh.Port) Selection {
 	return selection(in, v, svc, port, false)
 }
 
-// selectSNI is [Select] for the SNI-DNAT upstream of a gateway.
-func selectSNI(in Inputs, v View, svc *mesh.Service, port mesh.Port) Selection {
-	return selection(in, v, svc, port, true)
-}
-
+// selection is [Select], or the same for the SNI-DNAT upstream of a gateway.
 func selection(in Inputs, v View, svc *mesh.Service, port mesh.Port, sni bool) Selection {
 	s := newSelector(in, v, svc, sni)
 	set := in.Endpoints.Endpoints(svc.Key)
@@ -114,6 +110,8 @@ type selector struct {
 	scale        uint32
 	routes       []route
 	last         int
+	// few holds the routes of most selections.
+	few [4]route
 }
 
 // route is how the endpoints of a cluster on a network are reached.
@@ -127,6 +125,7 @@ type route struct {
 func newSelector(in Inputs, v View, svc *mesh.Service, sni bool) *selector {
 	s := &selector{v: v, catalog: in.Catalog, sni: sni, nodeLocal: svc.Lead.NodeLocal, autoMTLS: autoMTLS(in),
 		clusterLocal: clusterLocal(in.Catalog.Settings, svc.Key.Hostname), scale: in.Catalog.WeightScale()}
+	s.routes = s.few[:0]
 	if v.NetworkView != "" {
 		s.views = strings.Split(v.NetworkView, ",")
 	}
@@ -153,7 +152,7 @@ func (s *selector) decide(e *mesh.Endpoint) (VerdictCode, *route) {
 		return VerdictNetworkView, nil
 	case r.code == VerdictDirect:
 		return s.direct(e), nil
-	case r.code == VerdictGateway && !(w.MTLS && s.autoMTLS):
+	case r.code == VerdictGateway && (!w.MTLS || !s.autoMTLS):
 		return VerdictGatewayNotMTLS, r
 	case r.code == VerdictGateway && (e.Health == mesh.HealthNotReady || e.Health == mesh.HealthDraining):
 		return VerdictGatewayNotReady, r
@@ -233,16 +232,11 @@ func (s *selector) newRoute(n mesh.NetworkID, c mesh.ClusterID) route {
 
 // ofFamily returns the gateways that the proxy can dial.
 func (s *selector) ofFamily(gateways []mesh.NetworkGateway) []mesh.NetworkGateway {
-	if s.v.IPv4 == s.v.IPv6 {
-		return gateways
+	other := func(g mesh.NetworkGateway) bool { return !s.speaks(g.Addr) }
+	if !slices.ContainsFunc(gateways, other) {
+		return gateways // as nearly always: not to be copied
 	}
-	var out []mesh.NetworkGateway
-	for _, g := range gateways {
-		if s.speaks(g.Addr) {
-			out = append(out, g)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(gateways), other)
 }
 
 // anyMTLS reports whether any endpoint of a service terminates mTLS.

@@ -64,14 +64,22 @@ type bucket struct {
 	gateways []pick
 }
 
+// placed is a pick and the bucket that it belongs to.
+type placed struct {
+	pick
+	bucket uint32
+}
+
+// usualLocalities is how many localities most services are in at most.
+const usualLocalities = 4
+
 // plan decides about all candidates and gathers what is kept by locality:
 // localities in order, within each the endpoints in the order of candidates,
 // then the gateways by address.
 func (s *selector) plan(candidates []mesh.Endpoint) *plan {
 	p := &plan{candidates: candidates}
-	flat := make([]pick, 0, len(candidates))
-	where := make([]uint32, 0, len(candidates))
-	var buckets []bucket
+	flat := make([]placed, 0, len(candidates))
+	buckets := make([]bucket, 0, usualLocalities)
 	cur := -1
 	for i := range candidates {
 		e := &candidates[i]
@@ -87,11 +95,10 @@ func (s *selector) plan(candidates []mesh.Endpoint) *plan {
 			p.through(&buckets[cur], r.gateways, w)
 			continue
 		}
-		flat = append(flat, pick{uint32(i), w})
-		where = append(where, uint32(cur))
+		flat = append(flat, placed{pick{uint32(i), w}, uint32(cur)})
 		buckets[cur].direct++
 	}
-	p.assemble(buckets, flat, where)
+	p.assemble(buckets, flat)
 	if s.v.Dialect == mesh.DialectGRPC {
 		p.distinct()
 	}
@@ -130,20 +137,17 @@ func sameAddress(a, b *mesh.NetworkGateway) bool {
 }
 
 // assemble puts the picks of all localities into order.
-func (p *plan) assemble(buckets []bucket, flat []pick, where []uint32) {
+func (p *plan) assemble(buckets []bucket, flat []placed) {
 	if len(buckets) == 0 {
 		return
 	}
-	order := make([]int, len(buckets))
+	var few [usualLocalities]int
+	order := few[:0]
 	total := 0
 	for i := range buckets {
-		order[i] = i
+		order = append(order, i)
 		total += buckets[i].direct + len(buckets[i].gateways)
 		slices.SortFunc(buckets[i].gateways, p.byAddress)
-	}
-	if len(buckets) == 1 {
-		p.groups = []planned{{buckets[0].locality, append(flat, buckets[0].gateways...)}}
-		return
 	}
 	slices.SortFunc(order, func(a, b int) int { return buckets[a].locality.Compare(buckets[b].locality) })
 	all := make([]pick, total)
@@ -156,9 +160,9 @@ func (p *plan) assemble(buckets []bucket, flat []pick, where []uint32) {
 		copy(all[at+b.direct:end], b.gateways)
 		b.at, at = at, end
 	}
-	for i, x := range flat {
-		b := &buckets[where[i]]
-		all[b.at] = x
+	for _, x := range flat {
+		b := &buckets[x.bucket]
+		all[b.at] = x.pick
 		b.at++
 	}
 }

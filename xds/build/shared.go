@@ -17,13 +17,13 @@ import (
 const typePrefix = "type.googleapis.com/"
 
 // deterministic makes encodings of equal messages equal, so that their hashes are.
-var deterministic = proto.MarshalOptions{Deterministic: true}
+func deterministic() proto.MarshalOptions { return proto.MarshalOptions{Deterministic: true} }
 
 // toAny packs a message. Encoding fails only for strings that are not UTF-8,
 // which come from a source that should have refused them; the error names the
 // message's type and the caller adds the object.
 func toAny(m proto.Message) (*anypb.Any, error) {
-	body, err := deterministic.Marshal(m)
+	body, err := deterministic().Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
 	}

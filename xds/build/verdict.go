@@ -46,12 +46,12 @@ const (
 	VerdictPortName
 )
 
-var verdictNames = [...]string{"Direct", "ThroughGateway", "ClusterLocal", "NodeLocal", "NetworkView", "AddressFamily",
-	"NoGateway", "GatewayUnresolved", "GatewayAddressFamily", "GatewayNotMTLS", "GatewayNotReady", "SNINotMTLS",
-	"MixedTLS", "PortName"}
-
 // String names the code.
-func (c VerdictCode) String() string { return verdictNames[c] }
+func (c VerdictCode) String() string {
+	return [...]string{"Direct", "ThroughGateway", "ClusterLocal", "NodeLocal", "NetworkView", "AddressFamily",
+		"NoGateway", "GatewayUnresolved", "GatewayAddressFamily", "GatewayNotMTLS", "GatewayNotReady", "SNINotMTLS",
+		"MixedTLS", "PortName"}[c]
+}
 
 // MarshalText renders the code by its name.
 func (c VerdictCode) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
