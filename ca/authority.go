@@ -67,14 +67,16 @@ type Authority struct {
 type authorityState struct {
 	signer *Bundle
 	// trust are the roots handed out, with their text, pool and anchors.
-	trust    []*x509.Certificate
-	trustPEM []byte
-	pool     *x509.CertPool
-	anchors  map[string]bool
+	trust     []*x509.Certificate
+	trustPEM  []byte
+	trustText string
+	pool      *x509.CertPool
+	anchors   map[string]bool
 	// chainPEM are the intermediates, one element each.
-	chainPEM [][]byte
-	notAfter time.Time
-	template *leafTemplate
+	chainPEM []string
+	// notBefore and notAfter bound the whole chain.
+	notBefore, notAfter time.Time
+	template            *leafTemplate
 }
 
 // NewAuthority returns an authority that has nothing to sign with yet.
@@ -98,19 +100,21 @@ func NewAuthority(cfg AuthorityConfig) (*Authority, error) {
 func (a *Authority) install(signer *Bundle, trust []*x509.Certificate) error {
 	trust = dedupe(append(append([]*x509.Certificate{}, signer.Roots...), trust...))
 	st := &authorityState{
-		signer:   signer,
-		trust:    trust,
-		trustPEM: encodeCertificates(trust...),
-		pool:     x509.NewCertPool(),
-		anchors:  map[string]bool{},
-		notAfter: signer.NotAfter(),
+		signer:    signer,
+		trust:     trust,
+		trustPEM:  encodeCertificates(trust...),
+		pool:      x509.NewCertPool(),
+		anchors:   map[string]bool{},
+		notBefore: signer.NotBefore(),
+		notAfter:  signer.NotAfter(),
 	}
+	st.trustText = string(st.trustPEM)
 	for _, c := range trust {
 		st.pool.AddCert(c)
 		st.anchors[anchorOf(c)] = true
 	}
 	for _, c := range signer.Chain {
-		st.chainPEM = append(st.chainPEM, encodeCertificates(c))
+		st.chainPEM = append(st.chainPEM, string(encodeCertificates(c)))
 	}
 	var err error
 	if st.template, err = newLeafTemplate(signer); err != nil {
@@ -258,7 +262,7 @@ func (a *Authority) issue(l leaf, lifetime time.Duration) (*Certificate, error) 
 		return nil, fmt.Errorf("sign certificate: %w", ErrNotReady)
 	}
 	now := a.now()
-	if !now.Before(st.notAfter) || now.Before(st.signer.NotBefore().Add(-backdate)) {
+	if !now.Before(st.notAfter) || now.Before(st.notBefore.Add(-backdate)) {
 		return nil, fmt.Errorf("sign certificate with issuer %s from %s, valid until %s: %w",
 			st.signer.ID(), st.signer.Origin, st.notAfter.UTC().Format(time.RFC3339), ErrIssuerExpired)
 	}
@@ -280,10 +284,7 @@ func (a *Authority) issue(l leaf, lifetime time.Duration) (*Certificate, error) 
 	cert := &Certificate{DER: der, Serial: l.serial, NotBefore: l.notBefore, NotAfter: l.notAfter, anchors: st.anchors, issuer: st.signer}
 	cert.Chain = make([]string, 0, 2+len(st.chainPEM))
 	cert.Chain = append(cert.Chain, string(encodeDER(der)))
-	for _, c := range st.chainPEM {
-		cert.Chain = append(cert.Chain, string(c))
-	}
-	cert.Chain = append(cert.Chain, string(st.trustPEM))
+	cert.Chain = append(append(cert.Chain, st.chainPEM...), st.trustText)
 	return cert, nil
 }
 

@@ -215,9 +215,9 @@ func (k *Keeper) reportSource(s Source, err error) {
 	before := k.progress.Problem
 	k.progress.Problem, k.progress.Source = text, s.Name()
 	k.mu.Unlock()
-	switch {
-	case text == before:
-	case text == "":
+	switch text {
+	case before:
+	case "":
 		k.bad.Set(0)
 		k.log.Info("source of the CA is good again", zap.String("source", s.Name()))
 	default:

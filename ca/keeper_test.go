@@ -46,8 +46,10 @@ func newReplica(t testing.TB, name string, c *clock, client kubernetes.Interface
 	var err error
 	r.keeper, err = NewKeeper(KeeperConfig{
 		Authority: r.auth, Sources: sources, Client: client, Cluster: "c1", Namespace: systemNS, Replica: name, Clock: c.Now,
-		Share:      func(string, time.Time) Share { return r.share },
-		Events:     func(o mesh.ObjectRef, reason, msg string) { r.events = append(r.events, o.String()+" "+reason+": "+msg) },
+		Share: func(string, time.Time) Share { return r.share },
+		Events: func(o mesh.ObjectRef, reason, msg string) {
+			r.events = append(r.events, o.String()+" "+reason+": "+msg)
+		},
 		Registerer: prometheus.NewRegistry(),
 	})
 	require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -35,34 +36,17 @@ type leaf struct {
 // verify one signature per issuer instead, when it is installed, so that a key
 // that does not work is found before it is used.
 type leafTemplate struct {
-	algorithm pkix.AlgorithmIdentifier
-	hash      crypto.Hash
-	issuer    asn1.RawValue
-	// fixed extensions: key usage, extended key usage, basic constraints and
-	// the issuer's key ID.
-	extensions []pkix.Extension
-}
-
-type tbsCertificate struct {
-	Version      int `asn1:"optional,explicit,default:0,tag:0"`
-	SerialNumber *big.Int
-	Algorithm    pkix.AlgorithmIdentifier
-	Issuer       asn1.RawValue
-	Validity     struct{ NotBefore, NotAfter time.Time }
-	Subject      asn1.RawValue
-	PublicKey    asn1.RawValue
-	Extensions   []pkix.Extension `asn1:"omitempty,optional,explicit,tag:3"`
-}
-
-type signedCertificate struct {
-	TBS       asn1.RawValue
-	Algorithm pkix.AlgorithmIdentifier
-	Signature asn1.BitString
+	// algorithm and issuer are encoded.
+	algorithm, issuer []byte
+	hash              crypto.Hash
+	// extensions are key usage, extended key usage, basic constraints and the
+	// issuer's key ID, each encoded, one after the other.
+	extensions []byte
 }
 
 // newLeafTemplate prepares an issuer and tries its key once.
 func newLeafTemplate(b *Bundle) (*leafTemplate, error) {
-	t := &leafTemplate{issuer: asn1.RawValue{FullBytes: b.Cert.RawSubject}}
+	t := &leafTemplate{issuer: b.Cert.RawSubject}
 	if err := t.chooseAlgorithm(b.key.Public()); err != nil {
 		return nil, err
 	}
@@ -82,26 +66,34 @@ func newLeafTemplate(b *Bundle) (*leafTemplate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("try issuing key from %s: %w", b.Origin, err)
 	}
-	t.extensions = cert.Extensions
+	for _, e := range cert.Extensions {
+		text, err := asn1.Marshal(e)
+		if err != nil {
+			return nil, fmt.Errorf("try issuing key from %s: %w", b.Origin, err)
+		}
+		t.extensions = append(t.extensions, text...)
+	}
 	return t, nil
 }
 
-func (t *leafTemplate) chooseAlgorithm(key crypto.PublicKey) error {
+func (t *leafTemplate) chooseAlgorithm(key crypto.PublicKey) (err error) {
+	var id pkix.AlgorithmIdentifier
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
-		t.algorithm.Algorithm, t.hash = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, crypto.SHA256
+		id.Algorithm, t.hash = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, crypto.SHA256
 		if k.Curve.Params().BitSize == 384 {
-			t.algorithm.Algorithm, t.hash = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, crypto.SHA384
+			id.Algorithm, t.hash = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, crypto.SHA384
 		}
 	case *rsa.PublicKey:
-		t.algorithm = pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue}
+		id = pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue}
 		t.hash = crypto.SHA256
 	case ed25519.PublicKey:
-		t.algorithm.Algorithm = asn1.ObjectIdentifier{1, 3, 101, 112}
+		id.Algorithm = asn1.ObjectIdentifier{1, 3, 101, 112}
 	default:
 		return fmt.Errorf("issuing key type %T is not supported", key)
 	}
-	return nil
+	t.algorithm, err = asn1.Marshal(id)
+	return err
 }
 
 // sign encodes and signs one certificate.
@@ -120,56 +112,133 @@ func (t *leafTemplate) sign(l leaf, key crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return asn1.Marshal(signedCertificate{
-		TBS: asn1.RawValue{FullBytes: tbs}, Algorithm: t.algorithm,
-		Signature: asn1.BitString{Bytes: sig, BitLength: len(sig) * 8},
-	})
+	return der(tagSequence, tbs, t.algorithm, der(tagBitString, []byte{0}, sig)), nil
 }
 
 func (t *leafTemplate) encode(l leaf) ([]byte, error) {
-	spki, err := x509.MarshalPKIXPublicKey(l.key)
+	spki, err := encodePublicKey(l.key)
 	if err != nil {
-		return nil, fmt.Errorf("encode public key: %w", err)
+		return nil, err
 	}
 	san, err := l.san()
 	if err != nil {
 		return nil, err
 	}
-	c := tbsCertificate{
-		Version:      2,
-		SerialNumber: l.serial,
-		Algorithm:    t.algorithm,
-		Issuer:       t.issuer,
-		Subject:      asn1.RawValue{FullBytes: []byte{0x30, 0x00}}, // no subject: the SAN is all
-		PublicKey:    asn1.RawValue{FullBytes: spki},
-		Extensions:   append(append(make([]pkix.Extension, 0, len(t.extensions)+1), t.extensions...), san),
-	}
-	c.Validity.NotBefore, c.Validity.NotAfter = l.notBefore.UTC(), l.notAfter.UTC()
-	return asn1.Marshal(c)
+	return der(tagSequence,
+		[]byte{0xa0, 3, tagInteger, 1, 2}, // version 3
+		encodeSerial(l.serial),
+		t.algorithm,
+		t.issuer,
+		der(tagSequence, encodeTime(l.notBefore), encodeTime(l.notAfter)),
+		[]byte{tagSequence, 0}, // no subject: the SAN is all
+		spki,
+		der(0xa3, der(tagSequence, t.extensions, san)),
+	), nil
 }
 
 // san is the subject alternative name, critical because there is no subject.
-func (l leaf) san() (pkix.Extension, error) {
-	const tagDNS, tagURI = 2, 6
-	var names []asn1.RawValue
-	if l.uri != nil {
-		names = append(names, asn1.RawValue{Tag: tagURI, Class: asn1.ClassContextSpecific, Bytes: []byte(l.uri.String())})
-	}
-	for _, n := range l.dnsNames {
-		names = append(names, asn1.RawValue{Tag: tagDNS, Class: asn1.ClassContextSpecific, Bytes: []byte(n)})
-	}
-	if len(names) == 0 {
-		return pkix.Extension{}, errors.New("certificate without a name")
-	}
-	for _, n := range names {
-		for _, c := range n.Bytes {
-			if c < 0x20 || c > 0x7e {
-				return pkix.Extension{}, fmt.Errorf("name %q is not printable ASCII", n.Bytes)
+func (l leaf) san() ([]byte, error) {
+	const tagDNS, tagURI = 0x82, 0x86
+	var names []byte
+	add := func(tag byte, name string) error {
+		for i := range len(name) {
+			if name[i] < 0x20 || name[i] > 0x7e {
+				return fmt.Errorf("name %q is not printable ASCII", name)
 			}
 		}
+		names = append(names, der(tag, []byte(name))...)
+		return nil
 	}
-	value, err := asn1.Marshal(names)
-	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: value}, err
+	if l.uri != nil {
+		if err := add(tagURI, l.uri.String()); err != nil {
+			return nil, err
+		}
+	}
+	for _, n := range l.dnsNames {
+		if err := add(tagDNS, n); err != nil {
+			return nil, err
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("certificate without a name")
+	}
+	return der(tagSequence,
+		[]byte{tagOID, 3, 0x55, 0x1d, 0x11}, // subjectAltName
+		[]byte{tagBoolean, 1, 0xff},         // critical
+		der(tagOctetString, der(tagSequence, names)),
+	), nil
+}
+
+// Tags of ASN.1 types.
+const (
+	tagBoolean         = 1
+	tagInteger         = 2
+	tagBitString       = 3
+	tagOctetString     = 4
+	tagOID             = 6
+	tagUTCTime         = 23
+	tagGeneralizedTime = 24
+	tagSequence        = 0x30
+)
+
+// der encodes one value whose content is the parts one after the other.
+func der(tag byte, parts ...[]byte) []byte {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	out := make([]byte, 0, n+6)
+	out = append(out, tag)
+	switch {
+	case n < 1<<7:
+		out = append(out, byte(n))
+	case n < 1<<8:
+		out = append(out, 0x81, byte(n))
+	case n < 1<<16:
+		out = append(out, 0x82, byte(n>>8), byte(n))
+	default:
+		out = append(out, 0x83, byte(n>>16), byte(n>>8), byte(n))
+	}
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+func encodeSerial(n *big.Int) []byte {
+	b := n.Bytes()
+	if len(b) == 0 || b[0]&0x80 != 0 {
+		b = append([]byte{0}, b...) // not negative
+	}
+	return der(tagInteger, b)
+}
+
+// encodeTime follows RFC 5280: two digits for years up to 2049, then four.
+func encodeTime(t time.Time) []byte {
+	t = t.UTC()
+	if y := t.Year(); y >= 1950 && y < 2050 {
+		return der(tagUTCTime, t.AppendFormat(nil, "060102150405Z"))
+	}
+	return der(tagGeneralizedTime, t.AppendFormat(nil, "20060102150405Z"))
+}
+
+// encodePublicKey is x509.MarshalPKIXPublicKey with a short way for the keys
+// that most workloads could have.
+func encodePublicKey(key crypto.PublicKey) ([]byte, error) {
+	if k, ok := key.(*ecdsa.PublicKey); ok && k.Curve == elliptic.P256() {
+		point, err := k.Bytes()
+		if err != nil {
+			return nil, fmt.Errorf("encode public key: %w", err)
+		}
+		// id-ecPublicKey, prime256v1
+		algorithm := []byte{tagSequence, 0x13, tagOID, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, tagOID, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}
+		return der(tagSequence, algorithm, der(tagBitString, []byte{0}, point)), nil
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	return spki, nil
 }
 
 func encodeDER(der []byte) []byte {

@@ -211,7 +211,9 @@ func TestPanicBecomesInternal(t *testing.T) {
 
 type panics struct{}
 
-func (panics) Authenticate(context.Context, authn.Request) (authn.Caller, error) { panic("nil somewhere") }
+func (panics) Authenticate(context.Context, authn.Request) (authn.Caller, error) {
+	panic("nil somewhere")
+}
 
 // Row 37, for certificate requests: a flood from one address or one identity is
 // refused before it costs anything, others are served.

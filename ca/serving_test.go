@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -204,6 +203,6 @@ func TestRow36CallerContextEndsWithItsCredential(t *testing.T) {
 		require.ErrorIs(t, context.Cause(ctx), authn.ErrCredentialExpired)
 		_, err = authn.Chain{auth}.Authenticate(t.Context(), req)
 		require.ErrorIs(t, err, authn.ErrUnauthenticated)
-		require.True(t, strings.Contains(err.Error(), "expired"))
+		require.ErrorContains(t, err, "expired")
 	})
 }

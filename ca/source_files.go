@@ -98,7 +98,10 @@ func (f *FileSource) Watch(ctx context.Context, changed func()) error {
 				return nil
 			}
 			changed()
-		case <-w.Errors:
+		case _, ok := <-w.Errors:
+			if !ok {
+				return nil
+			}
 			changed() // events were lost: look
 		}
 	}

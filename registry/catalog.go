@@ -28,6 +28,7 @@ type Catalog struct {
 	hosts    hostTable
 	byPort   map[uint16][]*mesh.Service
 	bySpace  map[string][]*mesh.Service
+	scoped   map[mesh.Hostname]struct{}
 	clusters map[mesh.ClusterID]Cluster
 	gateways *gatewaySet
 	objects  map[mesh.ObjectKind][]*mesh.Object
@@ -52,6 +53,12 @@ func (c *Catalog) OnPort(number uint16) []*mesh.Service { return c.byPort[number
 
 // InNamespace returns the services of a namespace, ordered by key.
 func (c *Catalog) InNamespace(ns string) []*mesh.Service { return c.bySpace[ns] }
+
+// ScopedHosts yields, in no particular order, the host names that do not mean the
+// same to every namespace whatever MeshConfig says: those of services that name
+// whom they are exported to, unless that is all, and those that several
+// namespaces define.
+func (c *Catalog) ScopedHosts() iter.Seq[mesh.Hostname] { return maps.Keys(c.scoped) }
 
 // Services yields all services in no particular order.
 func (c *Catalog) Services() iter.Seq[*mesh.Service] { return c.hosts.all() }

@@ -79,7 +79,7 @@ func (c *Catalog) withServices(changed map[mesh.ServiceKey]*mesh.Service) *Catal
 		n.index()
 		return &n
 	}
-	n.byPort, n.bySpace = maps.Clone(c.byPort), maps.Clone(c.bySpace)
+	n.byPort, n.bySpace, n.scoped = maps.Clone(c.byPort), maps.Clone(c.bySpace), c.scopedWith(n.hosts, changed)
 	for k, after := range changed {
 		swap(n.bySpace, k.Namespace, k, after)
 		for _, p := range portNumbers(c.Service(k), after) {
@@ -97,13 +97,45 @@ func (c *Catalog) withServices(changed map[mesh.ServiceKey]*mesh.Service) *Catal
 
 // index builds the lists by port and namespace from the services alone.
 func (c *Catalog) index() {
-	c.byPort, c.bySpace = map[uint16][]*mesh.Service{}, map[string][]*mesh.Service{}
+	c.byPort, c.bySpace, c.scoped = map[uint16][]*mesh.Service{}, map[string][]*mesh.Service{}, map[mesh.Hostname]struct{}{}
 	for _, s := range c.SortedServices() {
 		c.bySpace[s.Key.Namespace] = append(c.bySpace[s.Key.Namespace], s)
 		for _, p := range portNumbers(s) {
 			c.byPort[p] = append(c.byPort[p], s)
 		}
+		if isScoped(c.Host(s.Key.Hostname)) {
+			c.scoped[s.Key.Hostname] = struct{}{}
+		}
 	}
+}
+
+// scopedWith returns the scoped hosts of a table that differs by some services.
+// The set is copied only if it differs, which it seldom does.
+func (c *Catalog) scopedWith(hosts hostTable, changed map[mesh.ServiceKey]*mesh.Service) map[mesh.Hostname]struct{} {
+	out, own := c.scoped, false
+	for k := range changed {
+		is := isScoped(hosts.get(k.Hostname))
+		if _, was := out[k.Hostname]; was == is {
+			continue
+		}
+		if !own {
+			if out, own = maps.Clone(out), true; out == nil {
+				out = map[mesh.Hostname]struct{}{}
+			}
+		}
+		if is {
+			out[k.Hostname] = struct{}{}
+		} else {
+			delete(out, k.Hostname)
+		}
+	}
+	return out
+}
+
+// isScoped tells of all services with one host name whether namespaces may
+// differ in what they see of them.
+func isScoped(list []*mesh.Service) bool {
+	return len(list) > 1 || len(list) == 1 && len(list[0].Lead.ExportTo) > 0 && !slices.Contains(list[0].Lead.ExportTo, "*")
 }
 
 // swap replaces, adds or (after is nil) removes one service in a list of an

@@ -1,8 +1,10 @@
 package xds
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +26,7 @@ type ExplainFunc func(in build.Inputs, v build.View, host string, port uint16) a
 func (srv *Server) DebugHandlers(explain ExplainFunc) map[string]http.HandlerFunc {
 	h := map[string]http.HandlerFunc{
 		"syncz": srv.serveSyncz, "adsz": srv.serveAdsz, "connections": srv.serveConnections,
-		"edsz": srv.serveEdsz, "config_dump": srv.serveConfigDump, "cachez": srv.serveCachez, "proxies": srv.serveProxies,
+		"edsz": srv.serveEdsz, "ndsz": srv.serveNdsz, "config_dump": srv.serveConfigDump, "cachez": srv.serveCachez, "proxies": srv.serveProxies,
 	}
 	if explain != nil {
 		h["explain"] = func(w http.ResponseWriter, r *http.Request) { srv.serveExplain(w, r, explain) }
@@ -57,22 +59,26 @@ func writeProto(w http.ResponseWriter, r *http.Request, m proto.Message) {
 	_, _ = w.Write(b) // the caller went away
 }
 
+// proxyID is which proxy a query is about, "" if it does not say.
+func proxyID(q url.Values) string { return cmp.Or(q.Get("proxyID"), q.Get("proxy")) }
+
 // proxyOf finds the proxy that a request names, or answers that it cannot.
 func (srv *Server) proxyOf(w http.ResponseWriter, r *http.Request) *stream {
-	q := r.URL.Query()
-	id := q.Get("proxyID")
+	id := proxyID(r.URL.Query())
 	if id == "" {
-		id = q.Get("proxy")
-	}
-	if id == "" {
-		http.Error(w, "name a proxy: ?proxyID=POD.NAMESPACE (/debug/connections lists them)", http.StatusBadRequest)
+		// istioctl looks for the first words.
+		http.Error(w, "You must provide a proxyID in the query string: ?proxyID=POD.NAMESPACE (/debug/connections lists them)", http.StatusBadRequest)
 		return nil
 	}
 	s := srv.find(id)
 	if s == nil {
-		http.Error(w, "proxy "+strconv.Quote(truncate(id, 256))+" is not connected to this instance (/debug/connections lists those that are)", http.StatusNotFound)
+		http.Error(w, notConnected(id), http.StatusNotFound)
 	}
 	return s
+}
+
+func notConnected(id string) string {
+	return "proxy " + strconv.Quote(truncate(id, 256)) + " is not connected to this instance (/debug/connections lists those that are)"
 }
 
 func (srv *Server) serveProxies(w http.ResponseWriter, r *http.Request) {
@@ -98,9 +104,15 @@ func (srv *Server) serveSyncz(w http.ResponseWriter, r *http.Request) {
 		x := map[string]any{"cluster_id": p.Cluster, "proxy": p.ID, "proxy_type": p.Kind, "proxy_version": p.Version, "istio_version": p.Version}
 		types := map[string]synczType{}
 		for _, t := range p.Types {
+			if t.Status == StatusError {
+				t.AckedNonce = "" // what counts is the last answer
+			}
 			types[t.TypeURL] = synczType{t.SentNonce, t.AckedNonce, t.SentAt, t.Error}
 			if prefix := synczPrefix(t.TypeURL); prefix != "" && t.SentNonce != "" {
-				x[prefix+"_sent"], x[prefix+"_acked"] = t.SentNonce, t.AckedNonce
+				x[prefix+"_sent"] = t.SentNonce
+				if t.AckedNonce != "" {
+					x[prefix+"_acked"] = t.AckedNonce
+				}
 			}
 		}
 		x["resources"] = types

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -55,6 +56,25 @@ func endpointsDump(s *stream) *adminv3.EndpointsConfigDump {
 		d.DynamicEndpointConfigs = append(d.DynamicEndpointConfigs, &adminv3.EndpointsConfigDump_DynamicEndpointConfig{EndpointConfig: a})
 	}
 	return d
+}
+
+// serveNdsz prints the name table that a proxy's agent gets if it asks.
+func (srv *Server) serveNdsz(w http.ResponseWriter, r *http.Request) {
+	s := srv.proxyOf(w, r)
+	if s == nil {
+		return
+	}
+	k := srv.kinds.byURL[build.TypeNameTable]
+	if k == nil {
+		http.Error(w, "name tables are not served", http.StatusNotFound)
+		return
+	}
+	m, err := k.gen.Build(srv.snapshot.inputs(), s.currentView(), "")
+	if err != nil || isNil(m) {
+		http.Error(w, fmt.Sprintf("build the name table of proxy %s: %v", s.proxy.ID, err), http.StatusInternalServerError)
+		return
+	}
+	writeProto(w, r, m)
 }
 
 // serveConfigDump prints what a proxy was sent in the form of Envoy's own

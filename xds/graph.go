@@ -42,9 +42,10 @@ type graph struct {
 
 	mu          sync.Mutex
 	views       map[build.View]*liveView
-	groups      []map[groupKey]*group  // by kind
-	slots       []map[build.View]*slot // by kind
-	named       []map[string][]*entry  // by kind: the entries of every slot by name
+	groups      []map[groupKey]*group   // by kind
+	classes     []map[build.View]*class // by kind
+	slots       []map[build.View]*slot  // by kind
+	named       []map[string][]*entry   // by kind: the entries of every slot by name
 	streams     map[*stream]struct{}
 	byNamespace map[string]map[*stream]struct{}
 	byAddress   map[registry.WorkloadKey]map[*stream]struct{}
@@ -68,6 +69,7 @@ func (g *graph) setKinds(list []*kind) {
 	g.kinds = list
 	for range list {
 		g.groups = append(g.groups, map[groupKey]*group{})
+		g.classes = append(g.classes, map[build.View]*class{})
 		g.slots = append(g.slots, map[build.View]*slot{})
 		g.named = append(g.named, map[string][]*entry{})
 	}
@@ -198,6 +200,7 @@ func (g *graph) join(s *stream, key groupKey, from *group) *group {
 		}
 		g.setFacets(gr, facets)
 		g.groups[key.kind][key] = gr
+		g.classify(gr)
 	}
 	gr.streams[s] = struct{}{}
 	return gr
@@ -237,6 +240,7 @@ func (g *graph) leave(s *stream, gr *group) {
 		return
 	}
 	delete(g.groups[gr.key.kind], gr.key)
+	g.declassify(gr)
 	for _, f := range *gr.facets.Load() {
 		g.release(f, gr)
 	}

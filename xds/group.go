@@ -53,8 +53,41 @@ type group struct {
 	key     groupKey
 	facets  atomic.Pointer[[]*facet] // ordered by first use; replaced as a whole
 	streams map[*stream]struct{}     // guarded by graph.mu
+	class   *class
 	// broken: the names could not be told; every pass tries again. Guarded by graph.mu.
 	broken bool
+}
+
+// class is all groups of a kind for which a change has the same effect: those
+// whose views agree in what the generator's Affected depends on.
+type class struct {
+	view   build.View
+	groups map[*group]struct{}
+}
+
+// classify puts a new group into its class.
+func (g *graph) classify(gr *group) {
+	k := g.kinds[gr.key.kind]
+	v := gr.key.view.view
+	if p, ok := k.gen.(AffectedViewer); ok {
+		if g.builder.guard(func() error { v = p.AffectedView(gr.key.view.view); return nil }) != nil {
+			v = gr.key.view.view
+		}
+	}
+	c := g.classes[k.index][v]
+	if c == nil {
+		c = &class{view: v, groups: map[*group]struct{}{}}
+		g.classes[k.index][v] = c
+	}
+	c.groups[gr] = struct{}{}
+	gr.class = c
+}
+
+func (g *graph) declassify(gr *group) {
+	c := gr.class
+	if delete(c.groups, gr); len(c.groups) == 0 {
+		delete(g.classes[gr.key.kind], c.view)
+	}
 }
 
 func (gr *group) find(name string) *entry { return findIn(*gr.facets.Load(), name) }

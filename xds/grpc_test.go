@@ -102,7 +102,7 @@ func TestRefusedStreams(t *testing.T) {
 	})
 	t.Run("not authenticated", func(t *testing.T) {
 		w := newWorld(t, func(c *Config) {
-			c.Authenticate = func(context.Context, *mesh.Proxy) error { return fmt.Errorf("no token") }
+			c.Authenticate = func(context.Context, *mesh.Proxy) (Credential, error) { return Credential{}, fmt.Errorf("no token") }
 		})
 		require.Equal(t, codes.Unauthenticated, status.Code(first(w, &discoveryv3.DiscoveryRequest{Node: node, TypeUrl: TypeCDS})))
 	})

@@ -599,6 +599,9 @@ func (c *client) subscribe(url string, wild bool, add, remove []string) {
 		c.sendDelta(r)
 		return
 	}
+	held := c.hold
+	c.release() // a request with the last nonce answers it
+	c.hold = held
 	c.sendSotW(&discoveryv3.DiscoveryRequest{TypeUrl: url, ResourceNames: t.list(), VersionInfo: t.version, ResponseNonce: t.nonce})
 }
 

@@ -148,58 +148,63 @@ func checkValue(v *structpb.Value, path string, depth int, items *int) error {
 	return nil
 }
 
-// metadataReaders read the keys that the control plane knows.
-var metadataReaders = map[string]func(p *mesh.Proxy, v *structpb.Value) error{
-	"CLUSTER_ID": func(p *mesh.Proxy, v *structpb.Value) error {
+// readKey reads a metadata key that the control plane knows, and reports
+// whether it knows it.
+func readKey(key string, v *structpb.Value, p *mesh.Proxy) (known bool, err error) {
+	switch key {
+	case "INSTANCE_IPS", "GENERATOR": // see addresses and dialect
+	case "CLUSTER_ID":
 		if id := v.GetStringValue(); id != "" {
 			p.Cluster = mesh.ClusterID(id)
 		}
-		return shortString(v)
-	},
-	"NETWORK": func(p *mesh.Proxy, v *structpb.Value) error {
-		p.Network = mesh.NetworkID(v.GetStringValue())
-		return shortString(v)
-	},
-	"REQUESTED_NETWORK_VIEW": func(p *mesh.Proxy, v *structpb.Value) error {
+		err = shortString(v)
+	case "NETWORK":
+		p.Network, err = mesh.NetworkID(v.GetStringValue()), shortString(v)
+	case "REQUESTED_NETWORK_VIEW":
 		for _, n := range stringList(v) {
 			p.NetworkView = append(p.NetworkView, mesh.NetworkID(n))
 		}
-		return nil
-	},
-	"NAMESPACE":         setString(func(p *mesh.Proxy) *string { return &p.Namespace }),
-	"SERVICE_ACCOUNT":   setString(func(p *mesh.Proxy) *string { return &p.ServiceAccount }),
-	"WORKLOAD_NAME":     setString(func(p *mesh.Proxy) *string { return &p.WorkloadName }),
-	"NODE_NAME":         setString(func(p *mesh.Proxy) *string { return &p.NodeName }),
-	"ISTIO_VERSION":     setString(func(p *mesh.Proxy) *string { return &p.IstioVersion }),
-	"MESH_ID":           setString(func(p *mesh.Proxy) *string { return &p.MeshID }),
-	"LABELS":            setMap(func(p *mesh.Proxy) *map[string]string { return &p.Labels }),
-	"ANNOTATIONS":       setMap(func(p *mesh.Proxy) *map[string]string { return &p.Annotations }),
-	"INSTANCE_IPS":      func(*mesh.Proxy, *structpb.Value) error { return nil }, // see addresses
-	"GENERATOR":         func(*mesh.Proxy, *structpb.Value) error { return nil }, // see dialect
-	"POD_PORTS":         readPodPorts,
-	"INTERCEPTION_MODE": readInterception,
-	"DNS_CAPTURE": func(p *mesh.Proxy, v *structpb.Value) error {
+	case "NAMESPACE":
+		p.Namespace, err = v.GetStringValue(), shortString(v)
+	case "SERVICE_ACCOUNT":
+		p.ServiceAccount, err = v.GetStringValue(), shortString(v)
+	case "WORKLOAD_NAME":
+		p.WorkloadName, err = v.GetStringValue(), shortString(v)
+	case "NODE_NAME":
+		p.NodeName, err = v.GetStringValue(), shortString(v)
+	case "ISTIO_VERSION":
+		p.IstioVersion, err = v.GetStringValue(), shortString(v)
+	case "MESH_ID":
+		p.MeshID, err = v.GetStringValue(), shortString(v)
+	case "LABELS":
+		p.Labels, err = stringMap(v)
+	case "ANNOTATIONS":
+		p.Annotations, err = stringMap(v)
+	case "POD_PORTS":
+		err = readPodPorts(p, v)
+	case "INTERCEPTION_MODE":
+		err = readInterception(p, v)
+	case "DNS_CAPTURE":
 		p.DNSCapture = v.GetBoolValue() || strings.EqualFold(v.GetStringValue(), "true") || v.GetStringValue() == "1"
-		return nil
-	},
-	"PROXY_CONFIG": func(p *mesh.Proxy, v *structpb.Value) error {
+	case "PROXY_CONFIG":
 		p.ProxyConfig = v.GetStructValue().AsMap()
-		return nil
-	},
+	default:
+		return false, nil
+	}
+	return true, err
 }
 
 func readMetadata(md *structpb.Struct, p *mesh.Proxy) error {
 	for key, v := range md.GetFields() {
-		read, ok := metadataReaders[key]
-		if !ok {
+		known, err := readKey(key, v, p)
+		if err != nil {
+			return badNode("metadata."+key, "%s", err)
+		}
+		if !known {
 			if p.Metadata == nil {
 				p.Metadata = map[string]any{}
 			}
 			p.Metadata[key] = v.AsInterface()
-			continue
-		}
-		if err := read(p, v); err != nil {
-			return badNode("metadata."+key, "%s", err)
 		}
 	}
 	switch {
@@ -220,26 +225,16 @@ func shortString(v *structpb.Value) error {
 	return nil
 }
 
-func setString(field func(*mesh.Proxy) *string) func(*mesh.Proxy, *structpb.Value) error {
-	return func(p *mesh.Proxy, v *structpb.Value) error {
-		*field(p) = v.GetStringValue()
-		return shortString(v)
+func stringMap(v *structpb.Value) (map[string]string, error) {
+	in := v.GetStructValue().GetFields()
+	if len(in) > maxLabels {
+		return nil, fmt.Errorf("%d entries, at most %d are accepted", len(in), maxLabels)
 	}
-}
-
-func setMap(field func(*mesh.Proxy) *map[string]string) func(*mesh.Proxy, *structpb.Value) error {
-	return func(p *mesh.Proxy, v *structpb.Value) error {
-		in := v.GetStructValue().GetFields()
-		if len(in) > maxLabels {
-			return fmt.Errorf("%d entries, at most %d are accepted", len(in), maxLabels)
-		}
-		out := make(map[string]string, len(in))
-		for k, x := range in {
-			out[k] = x.GetStringValue()
-		}
-		*field(p) = out
-		return nil
+	out := make(map[string]string, len(in))
+	for k, x := range in {
+		out[k] = x.GetStringValue()
 	}
+	return out, nil
 }
 
 // stringList reads a list of strings, or one string with commas.

@@ -55,10 +55,10 @@ type job struct {
 
 	// The result.
 	data    mem.BufferSlice
+	sent    []*Resource // what is in it
 	removed []string
-	names   []string // what is in it
 	updated []string // upstreams that the proxy had before
-	whole   bool     // everything there is: names is empty
+	whole   bool     // everything selected
 	version uint64
 }
 
@@ -155,7 +155,7 @@ func (s *stream) makeAll(j *job, facets []*facet) {
 	for _, f := range facets {
 		n += len(f.entries)
 	}
-	j.data = slices.Grow(j.data, n)
+	j.data, j.sent = slices.Grow(j.data, n), slices.Grow(j.sent, n-2)
 	j.whole = true
 	asked := j.group.key.sel.names
 	for _, f := range facets {
@@ -213,7 +213,6 @@ func (s *stream) makeNames(j *job, facets []*facet) {
 		case !explicit && j.refused(r):
 		default:
 			s.put(j, r)
-			j.names = append(j.names, n)
 			if !explicit {
 				j.updated = append(j.updated, n)
 			}
@@ -248,14 +247,12 @@ func (s *stream) put(j *job, r *Resource) {
 	} else {
 		j.data = append(j.data, r.sotwRecord)
 	}
+	j.sent = append(j.sent, r)
 	j.version += r.hash
 }
 
 func (s *stream) gone(j *job, name string) {
 	j.removed = append(j.removed, name)
-	if !j.whole {
-		j.names = append(j.names, name)
-	}
 	j.version += ^xxhash.Sum64String(name)
 }
 
@@ -271,10 +268,7 @@ func (s *stream) send(j *job) error {
 	s.resp.size = s.resp.data.Len()
 
 	begin := s.srv.cfg.Clock()
-	f := flight{names: j.names, bytes: s.resp.size, since: j.since}
-	if j.whole {
-		f.facets = *j.group.facets.Load()
-	}
+	f := flight{sent: j.sent, removed: j.removed, whole: j.whole, bytes: s.resp.size, since: j.since}
 	s.mu.Lock()
 	t := &s.types[j.kind.index]
 	t.sub.respond(nonce)

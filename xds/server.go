@@ -17,7 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
+	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -64,9 +64,10 @@ type Config struct {
 	// for proxies with the address of a changed workload or in the namespace of a
 	// changed service. nil means yes.
 	ViewConcerned func(*mesh.Proxy, *registry.Change) bool
-	// Authenticate runs on a stream's first request. An error ends the stream; one
+	// Authenticate runs on a stream's first request, with the context of the call.
+	// It may complete what the proxy says of itself. An error ends the stream; one
 	// without a gRPC status becomes Unauthenticated. nil accepts everybody.
-	Authenticate func(context.Context, *mesh.Proxy) error
+	Authenticate func(context.Context, *mesh.Proxy) (Credential, error)
 	// Ready reports whether the Store is complete; until then streams are refused
 	// as Unavailable, so that no proxy is told of an empty mesh. nil means always.
 	Ready func() bool
@@ -75,65 +76,20 @@ type Config struct {
 	PerProxy map[string]PerProxy
 	// Identifier is put into every response, so that a client can tell who answered.
 	Identifier string
-	Settings   Settings
+	// Build is what istioctl is told of this control plane.
+	Build BuildInfo
+	// DebugCaller says whose proxies istioctl is shown (see [TypeDebugSyncz]): those
+	// of a namespace, or all. The context is that of [PerProxy.Respond]. Without it,
+	// or with an error, the stream ends as Unauthenticated unless the error says else.
+	DebugCaller func(ctx context.Context) (namespace string, all bool, err error)
+	// Debug serves the paths below /debug/ to istioctl, see [TypeDebug]. Callers are
+	// checked before it is asked. nil knows none.
+	Debug    http.Handler
+	Settings Settings
 
 	Log     *zap.Logger           // nil: none
 	Metrics prometheus.Registerer // nil: not registered
 	Clock   func() time.Time      // nil: time.Now
-}
-
-// Settings are the server's limits and times. The zero value of a field means
-// its default.
-type Settings struct {
-	// EndpointGap is the least time between two dispatches of endpoint changes: 1 ms.
-	EndpointGap time.Duration
-	// DebounceAfter is how long definitions have to be quiet before they are
-	// dispatched: 10 ms. It doubles with every dispatch that follows another
-	// within a second, up to half of DebounceMax.
-	DebounceAfter time.Duration
-	// DebounceMax is the longest that a definition waits: 1 s.
-	DebounceMax time.Duration
-	// DefaultCluster is the cluster of a proxy that names none: the Store's primary.
-	DefaultCluster mesh.ClusterID
-	// StuckAfter is how long a proxy may leave a response unanswered while more is
-	// pending for it: 5 min. Negative: for ever.
-	StuckAfter time.Duration
-	// FirstRequest is how long a stream may stay silent at first: 30 s.
-	FirstRequest time.Duration
-	// MaxStreams bounds the streams of the server: 0 means no bound.
-	MaxStreams int
-	// MaxRequestRate is how many requests a stream may send in a second before it
-	// is slowed down: 1,000.
-	MaxRequestRate int
-	// Admission is how many subscriptions are worked out at the same time: twice
-	// the number of processors. It bounds memory and latency when many proxies
-	// connect at once; nothing holds an admission while it sends.
-	Admission int
-	// Workers is the number of goroutines that send changes: one per processor.
-	Workers int
-}
-
-func (s Settings) withDefaults() Settings {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d == 0 {
-			*d = v
-		}
-	}
-	def(&s.EndpointGap, time.Millisecond)
-	def(&s.DebounceAfter, 10*time.Millisecond)
-	def(&s.DebounceMax, time.Second)
-	def(&s.StuckAfter, 5*time.Minute)
-	def(&s.FirstRequest, 30*time.Second)
-	if s.MaxRequestRate <= 0 {
-		s.MaxRequestRate = 1000
-	}
-	if s.Workers <= 0 {
-		s.Workers = runtime.GOMAXPROCS(0)
-	}
-	if s.Admission <= 0 {
-		s.Admission = 2 * runtime.GOMAXPROCS(0)
-	}
-	return s
 }
 
 // Server serves ADS. Create it with [New], register it with a gRPC server made
@@ -154,6 +110,8 @@ type Server struct {
 	stopped   chan struct{} // closed when Run ends
 	running   atomic.Bool
 	serial    atomic.Uint64
+	// debugIdentifier stands for cfg.Identifier in answers to istioctl.
+	debugIdentifier string
 
 	mu      sync.Mutex // guards streams and closed
 	streams map[*stream]struct{}
@@ -192,6 +150,9 @@ func New(c Config) (*Server, error) {
 	srv.metrics = newMetrics(c.Metrics, srv.graph)
 	b.metrics = srv.metrics
 	if err := srv.addKinds(); err != nil {
+		return nil, fmt.Errorf("create ADS server: %w", err)
+	}
+	if err := srv.serveDebugTypes(); err != nil {
 		return nil, fmt.Errorf("create ADS server: %w", err)
 	}
 	srv.graph.derive, srv.graph.concerned, srv.graph.workload = c.DeriveView, c.ViewConcerned, c.Store.Workload
@@ -323,6 +284,8 @@ func (srv *Server) serve(tr transport, delta bool) (err error) {
 		return err
 	}
 	defer srv.forget(s)
+	defer s.others.close()
+	defer s.endWithCredential()()
 	return s.run(r)
 }
 
@@ -342,7 +305,7 @@ func (srv *Server) greet(s *stream, r *request) error {
 	}
 	r.node = nil
 	if srv.cfg.Authenticate != nil {
-		if err := srv.cfg.Authenticate(s.tr.Context(), s.proxy); err != nil {
+		if s.credential, err = srv.cfg.Authenticate(s.tr.Context(), s.proxy); err != nil {
 			st, ok := status.FromError(err)
 			if !ok {
 				st = status.New(codes.Unauthenticated, err.Error())
@@ -400,49 +363,6 @@ func (s *stream) version() string {
 		return v
 	}
 	return "unknown"
-}
-
-// sweep ends streams whose proxies have stopped taking what is pending.
-func (srv *Server) sweep(ctx context.Context) {
-	limit := srv.cfg.Settings.StuckAfter
-	if limit < 0 {
-		return
-	}
-	tick := time.NewTicker(max(limit/10, time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		now := srv.cfg.Clock()
-		for _, s := range srv.all() {
-			if s.stuck(now, limit) {
-				srv.metrics.writeTimeout.Inc()
-				srv.log.Warn("proxy does not take what is pending; its stream is closed",
-					zap.String("proxy", s.id), zap.String("peer", s.peer), zap.Duration("after", limit))
-				s.abort(codes.DeadlineExceeded, "responses were not answered in "+limit.String())
-			}
-		}
-	}
-}
-
-// stuck reports whether the proxy does not read, or has left a response
-// unanswered for too long while more of the type is pending.
-func (s *stream) stuck(now time.Time, limit time.Duration) bool {
-	if since := s.sendingSince.Load(); since != 0 && now.Sub(time.Unix(0, since)) > limit {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.types {
-		t := &s.types[i]
-		if t.sub.waiting && now.Sub(t.sentAt) > limit && !t.dirty.empty() {
-			return true
-		}
-	}
-	return false
 }
 
 func (srv *Server) all() []*stream {

@@ -34,6 +34,8 @@ type stream struct {
 	peer      string
 	id        string
 	connected time.Time
+	// credential is what the proxy was let in by.
+	credential Credential
 
 	view *liveView // guarded by graph.mu
 
@@ -46,7 +48,7 @@ type stream struct {
 	again        atomic.Bool // somebody failed to get sending: whoever has it looks again
 	resp         response    // guarded by sending
 
-	others map[string]*subscription // types that are not shared; used by the stream's goroutine alone
+	others others // types that are not shared
 
 	mu       sync.Mutex // guards what follows
 	types    []typeState
@@ -74,25 +76,11 @@ type typeState struct {
 
 // flight is a response that the proxy has not answered yet.
 type flight struct {
-	names  []string // what was in it, or
-	facets []*facet // all of these
-	bytes  int
-	since  time.Time
-}
-
-func (f *flight) each(yield func(name string) bool) {
-	for _, n := range f.names {
-		if !yield(n) {
-			return
-		}
-	}
-	for _, fc := range f.facets {
-		for _, e := range fc.entries {
-			if !yield(e.name) {
-				return
-			}
-		}
-	}
+	sent    []*Resource // what was in it
+	removed []string
+	whole   bool // it was everything selected
+	bytes   int
+	since   time.Time
 }
 
 // mark notes that the proxy has to be told about a name.
@@ -203,12 +191,10 @@ func (s *stream) known(typeURL []byte) (hash uint64, url string, ok bool) {
 // accepted settles the response in flight. s.mu is held.
 func (s *stream) accepted(k *kind, t *typeState) {
 	now := s.srv.cfg.Clock()
-	for n := range t.flight.each {
-		if len(t.rejected) == 0 || t.flight.facets != nil {
-			t.rejected = nil
-			break
-		}
-		delete(t.rejected, n)
+	if t.flight.whole || len(t.rejected) == 0 {
+		t.rejected = nil
+	} else {
+		t.forgive()
 	}
 	t.ackedAt, t.ackedVersion = now, t.sentVersion
 	if !t.flight.since.IsZero() {
@@ -227,33 +213,35 @@ func (s *stream) land(t *typeState) {
 // that it is not sent again. It returns the names that the proxy complains of,
 // all that were in the response if it names none. s.mu is held.
 func (s *stream) refused(t *typeState, message string) []string {
-	var names []string
-	for n := range t.flight.each {
-		if mentions(message, n) {
-			names = append(names, n)
+	bad := make([]*Resource, 0, 1)
+	for _, r := range t.flight.sent {
+		if mentions(message, r.Name) {
+			bad = append(bad, r)
 		}
 	}
-	if len(names) == 0 {
-		for n := range t.flight.each {
-			names = append(names, n)
-		}
+	if len(bad) == 0 {
+		bad = t.flight.sent
 	}
 	if t.rejected == nil {
 		t.rejected = map[string]uint64{}
 	}
-	for _, n := range names {
-		if t.group == nil {
-			break
-		}
-		// A marked name has changed since: its current content was not refused.
-		if e := t.group.find(n); e != nil && !t.dirty.has(n) {
-			if r := e.current.Load(); r.exists() {
-				t.rejected[n] = r.hash
-			}
-		}
+	names := make([]string, len(bad))
+	for i, r := range bad {
+		names[i] = r.Name
+		t.rejected[r.Name] = r.hash
 	}
 	s.land(t)
 	return names
+}
+
+// forgive forgets rejections of what the response in flight brought anew.
+func (t *typeState) forgive() {
+	for _, r := range t.flight.sent {
+		delete(t.rejected, r.Name)
+	}
+	for _, n := range t.flight.removed {
+		delete(t.rejected, n)
+	}
 }
 
 // mentions reports whether an error message names a resource, and not just one

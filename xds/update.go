@@ -100,21 +100,23 @@ func (g *graph) deriveView(s *stream) {
 
 // update works a change into one kind.
 func (g *graph) update(k *kind, in build.Inputs, c *registry.Change, definitions bool) {
-	known := map[build.View]build.Affected{}
 	names := map[string]struct{}{}
-	for _, gr := range g.groups[k.index] {
-		aff := g.affected(k, in, gr.key.view.view, c, known, names)
-		switch {
-		case aff.All || gr.broken:
-			g.reresolve(gr, in)
-			for _, f := range *gr.facets.Load() {
-				for _, e := range f.entries {
-					g.refresh(e)
-				}
+	for _, cl := range g.classes[k.index] {
+		aff := build.Affected{All: true} // if it cannot be told
+		_ = g.builder.guard(func() error { aff = k.gen.Affected(in, cl.view, c); return nil })
+		for _, n := range aff.Names {
+			names[n] = struct{}{}
+		}
+		for gr := range cl.groups {
+			switch {
+			case aff.All || gr.broken:
+				g.renew(gr, in)
+			case len(aff.Names) > 0 && (gr.key.sel.all || definitions):
+				g.adjust(gr, k, in, aff.Names)
+			default:
+				// Of names that were asked for nothing but the content can change: which
+				// view a name projects to depends on definitions only.
 			}
-		case len(aff.Names) > 0 && (gr.key.sel.all || definitions):
-			// Which view a name projects to depends on definitions only.
-			g.adjust(gr, k, in, aff.Names)
 		}
 	}
 	for n := range names {
@@ -132,24 +134,14 @@ func (g *graph) update(k *kind, in build.Inputs, c *registry.Change, definitions
 	g.changed = g.changed[:0]
 }
 
-// affected asks the generator once per view, or once for all views that agree
-// in what the answer depends on, and adds new answers to names.
-func (g *graph) affected(k *kind, in build.Inputs, v build.View, c *registry.Change, known map[build.View]build.Affected, names map[string]struct{}) build.Affected {
-	if p, ok := k.gen.(AffectedViewer); ok {
-		v = p.AffectedView(v)
+// renew works a group out from nothing, and its entries with it.
+func (g *graph) renew(gr *group, in build.Inputs) {
+	g.reresolve(gr, in)
+	for _, f := range *gr.facets.Load() {
+		for _, e := range f.entries {
+			g.refresh(e)
+		}
 	}
-	aff, ok := known[v]
-	if ok {
-		return aff
-	}
-	if g.builder.guard(func() error { aff = k.gen.Affected(in, v, c); return nil }) != nil {
-		aff = build.Affected{All: true}
-	}
-	known[v] = aff
-	for _, n := range aff.Names {
-		names[n] = struct{}{}
-	}
-	return aff
 }
 
 // refresh builds an entry again, once per pass.

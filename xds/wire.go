@@ -47,10 +47,12 @@ type fields struct {
 	version, node, names, typeURL, unsubscribe, initial, nonce, failed protowire.Number
 }
 
-var (
-	sotwFields  = fields{version: 1, node: 2, names: 3, typeURL: 4, nonce: 5, failed: 6}
-	deltaFields = fields{node: 1, typeURL: 2, names: 3, unsubscribe: 4, initial: 5, nonce: 6, failed: 7}
-)
+func fieldsOf(delta bool) fields {
+	if delta {
+		return fields{node: 1, typeURL: 2, names: 3, unsubscribe: 4, initial: 5, nonce: 6, failed: 7}
+	}
+	return fields{version: 1, node: 2, names: 3, typeURL: 4, nonce: 5, failed: 6}
+}
 
 // walk is what one pass over a message finds, as slices of it.
 type walk struct {
@@ -65,12 +67,9 @@ type walk struct {
 // decode reads a message. b may be reused after decode returns.
 func (r *request) decode(b []byte) error {
 	*r = request{delta: r.delta, sets: r.sets, known: r.known}
-	f := &sotwFields
-	if r.delta {
-		f = &deltaFields
-	}
+	f := fieldsOf(r.delta)
 	var w walk
-	if !w.scan(b, f) {
+	if !w.scan(b, &f) {
 		return r.decodeFull(b)
 	}
 	return r.take(&w, b)

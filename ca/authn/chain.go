@@ -59,7 +59,7 @@ func (c Chain) Authenticate(ctx context.Context, r Request) (Caller, error) {
 	}
 	all.ErrorFormat = oneLine
 	// The texts are kept, the kinds are not: errors.Is must find one kind only.
-	return Caller{}, fmt.Errorf("%v: %w", all, kind)
+	return Caller{}, fmt.Errorf("%s: %w", all.Error(), kind)
 }
 
 // checkCaller holds every authenticator to what Caller promises.

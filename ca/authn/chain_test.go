@@ -63,7 +63,7 @@ func TestChain(t *testing.T) {
 				return
 			}
 			for _, kind := range []error{ErrNoCredential, ErrUnauthenticated, ErrUnavailable} {
-				require.Equal(t, kind == tc.kind, errors.Is(err, kind), "%v", kind)
+				require.Equal(t, errors.Is(tc.kind, kind), errors.Is(err, kind), "%v", kind)
 			}
 		})
 	}

@@ -30,9 +30,9 @@ import (
 const (
 	// settle is how long the folder must be quiet before it is read: editors and
 	// ConfigMap mounts touch several names for one edit.
-	settle = 20 * time.Millisecond
+	settle = 10 * time.Millisecond
 	// settleMax bounds the wait for quiet.
-	settleMax = 500 * time.Millisecond
+	settleMax = 100 * time.Millisecond
 	// secondLook is when a file that became empty is read again.
 	secondLook = 250 * time.Millisecond
 	// rescan is when the folder is read even if nothing was noticed: not every

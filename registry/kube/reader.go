@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,6 +26,11 @@ import (
 const (
 	listTimeout       = time.Minute
 	watchStartTimeout = 30 * time.Second
+	// watchStartLate is when a watch that has not started counts as unanswered in
+	// the status. It goes on until watchStartTimeout: an API server under load may
+	// queue it, but one that is gone has to be found out within a minute, and the
+	// death of the watch before it took up to 45 s of that.
+	watchStartLate = 5 * time.Second
 	// retryMin and retryMax bound the wait after a failure; jitter adds half.
 	retryMin = 500 * time.Millisecond
 	retryMax = 5 * time.Second
@@ -89,7 +95,9 @@ func (r *reader) doWatch(ctx context.Context, o metav1.ListOptions) (watch.Inter
 	}
 	started, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(watchStartTimeout, func() { cancel(errWatchStart) })
+	answered := r.noteLate()
 	w, err := r.watch(started, o)
+	answered()
 	if err == nil && !timer.Stop() {
 		w.Stop()
 		err = errWatchStart
@@ -113,6 +121,29 @@ func (r *reader) doWatch(ctx context.Context, o metav1.ListOptions) (watch.Inter
 	}
 	return nil, err
 }
+
+// noteLate tells the status when a watch takes long to start. The function that
+// it returns is to be called when there is an answer; nothing is told after it.
+func (r *reader) noteLate() (answered func()) {
+	var mu sync.Mutex
+	done := false
+	timer := time.AfterFunc(watchStartLate, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !done {
+			r.note(r.source.cfg.Clock(), errWatchLate, false, false, false)
+			r.source.wake()
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		done = true
+	}
+}
+
+var errWatchLate = fmt.Errorf("no answer to a watch for %s", watchStartLate)
 
 var errWatchStart = fmt.Errorf("no answer to a watch within %s", watchStartTimeout)
 

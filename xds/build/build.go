@@ -69,6 +69,8 @@ type Generator interface {
 	ListView(v View) View
 	// Project reduces a view to the fields that the named resource depends on.
 	// Build(in, v, name) and Build(in, Project(in, v, name), name) are equal.
+	// It depends on definitions only, never on endpoints: the engine projects anew
+	// when definitions change.
 	Project(in Inputs, v View, name string) View
 	// Build makes one resource, or returns nil if the view has none of that
 	// name. An error names the object, cluster and field at fault; the engine

@@ -128,15 +128,31 @@ func mixChange(t *rapid.T, l *lab) {
 		l.sinks[id].Close(registry.Drop)
 		l.sinks[id] = l.store.NewSink(id)
 		l.sinks[id].Replace(registry.Update{Cluster: mixCluster(t, id), Services: []registry.ServiceState{mixService(t, id)}})
-	default:
+	case 5, 6, 7:
 		id := rapid.SampledFrom(mixClusters).Draw(t, "cluster")
 		l.services(id, mixService(t, id))
+	default:
+		mixPodChange(t, l)
 	}
+}
+
+// mixPodChange changes the endpoints of a service and nothing else.
+func mixPodChange(t *rapid.T, l *lab) {
+	list := l.in().Catalog.SortedServices()
+	if len(list) == 0 {
+		return
+	}
+	s := rapid.SampledFrom(list).Draw(t, "service")
+	id := rapid.SampledFrom(s.Clusters).Draw(t, "cluster of the pods")
+	l.services(id, registry.ServiceState{Key: s.Key, Definition: s.In[id], Endpoints: mixPods(t, id)})
 }
 
 func mixLab(t *rapid.T) *lab {
 	l := newLab(nil, mixClusters[1:]...)
 	l.store.SetSettings(mixSettings(t))
+	if rapid.Bool().Draw(t, "passthrough") {
+		l.sinks["c1"].Apply(registry.Update{Objects: []registry.ObjectState{drawGateway(t)}})
+	}
 	for range rapid.IntRange(0, 8).Draw(t, "changes") {
 		mixChange(t, l)
 	}
@@ -238,7 +254,7 @@ func TestUpstreamAffectedNamesEveryChange(t *testing.T) {
 		for _, g := range gens {
 			before[g] = mixBuild(t, l.in(), v, g)
 		}
-		for range 4 {
+		for range 8 {
 			var c registry.Change
 			cancel := l.store.OnChange(func(x registry.Change) { c.Merge(x) })
 			mixChange(t, l)

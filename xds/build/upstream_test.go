@@ -242,3 +242,18 @@ func TestProxiesShare(t *testing.T) {
 	require.Equal(t, Upstreams{}.Project(l.in(), a, web), Upstreams{}.Project(l.in(), routerOf(nil), web))
 	require.NotEqual(t, Upstreams{}.Project(l.in(), a, "outbound|91||web.shop.svc.cluster.local"), Upstreams{}.Project(l.in(), routerOf(nil), "outbound|91||web.shop.svc.cluster.local"))
 }
+
+// TestOwnNamespaceGoesFirst: one host, defined by two namespaces.
+func TestOwnNamespaceGoesFirst(t *testing.T) {
+	l := newLab(nil)
+	for _, ns := range []string{"a", "b"} {
+		st := labService("web", ns, webPorts, []string{"10.96.0.1"})
+		st.Key.Hostname = "web.example.com"
+		l.services("c1", labPods(st, "c1", "", map[string]string{"a": "10.0.0.1", "b": "10.0.0.2"}[ns]))
+	}
+	for ns, want := range map[string]string{"a": "10.0.0.1:80", "b": "10.0.0.2:80", "c": "10.0.0.1:80"} {
+		x := Explain(l.in(), labSidecar(func(v *View) { v.Namespace = ns }), "web.example.com", 80)
+		require.Len(t, x.Dialled, 1)
+		require.Equal(t, want, x.Dialled[0].Address, "from namespace %s", ns)
+	}
+}
