@@ -76,7 +76,7 @@ service of all of them: pod IPs on its own network, east-west gateways for the o
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(e.serveCommand(), e.demoCommand(), e.statusCommand(), e.explainCommand(),
-		e.remoteSecretCommand(), e.versionCommand())
+		e.remoteSecretCommand(), e.caCommand(), e.versionCommand())
 	return root
 }
 

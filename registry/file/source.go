@@ -65,6 +65,8 @@ type Source struct {
 	translator *kube.Translator
 	// set is what the translator has, by object; raw tells whether it changed.
 	set map[id]string
+	// found is where merge found each object.
+	found map[id]place
 	// reported are the problems that this source told.
 	reported map[mesh.ObjectRef]struct{}
 	// settings is the ConfigMap that was read for OnSettings last, badSettings says
@@ -92,7 +94,7 @@ func New(c Config) (*Source, error) {
 		cfg: c, log: log, folder: &folder{dir: c.Dir, cluster: c.Cluster, files: map[string]*state{}},
 		translator: kube.NewTranslator(kube.TranslatorConfig{Cluster: c.Cluster, Domain: c.Domain, Namespace: c.Namespace,
 			Revision: c.Revision, TrustDomain: c.TrustDomain, Primary: c.OnSettings != nil, DeriveEndpoints: true, Problems: c.Problems, Log: log}),
-		set: map[id]string{}, reported: map[mesh.ObjectRef]struct{}{},
+		set: map[id]string{}, found: map[id]place{}, reported: map[mesh.ObjectRef]struct{}{},
 	}, nil
 }
 
@@ -219,7 +221,8 @@ type problem struct{ field, message string }
 // merge makes the translator equal to the files. Of two files that define one
 // object the first by name wins.
 func (s *Source) merge() {
-	found := map[id]place{}
+	found := s.found
+	clear(found) // kept between readings: a large folder would make as much garbage for every edit
 	problems := map[mesh.ObjectRef]problem{}
 	for _, name := range s.folder.names() {
 		st := s.folder.files[name]
@@ -271,6 +274,9 @@ func objectProblem(at place, err error) problem {
 // put gives an object to the translator if it is new or different, or if a
 // problem of it is over.
 func (s *Source) put(o *object) {
+	if s.set[o.id] == o.raw && len(s.reported) == 0 {
+		return
+	}
 	ref := s.objectRef(o.id)
 	_, bad := s.reported[ref]
 	if s.set[o.id] == o.raw && !bad {

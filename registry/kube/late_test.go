@@ -43,10 +43,10 @@ func TestSilentServer(t *testing.T) {
 			return done
 		}
 		first := start()
-		time.Sleep(watchStartLate - 1)
+		time.Sleep(watchStartLate - time.Nanosecond)
 		synctest.Wait()
 		require.True(t, s.Status().Reachable)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		st := s.Status()
 		require.False(t, st.Reachable)

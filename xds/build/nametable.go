@@ -173,28 +173,37 @@ const (
 )
 
 // nameRecords lists the names that a view knows, sorted.
-func nameRecords(in Inputs, v View) []nameRecord {
+func nameRecords(in Inputs, v View) []*nameRecord {
 	list := make([]nameRecord, 0, in.Catalog.Len())
 	for s := range in.Catalog.Services() {
 		if sees(in, v, s) && namedService(in, v, s.Key.Hostname) == s {
 			list = appendNames(list, in, v, s)
 		}
 	}
-	slices.SortFunc(list, func(a, b nameRecord) int {
-		return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(a.rank, b.rank), cmp.Compare(a.cluster, b.cluster), slices.CompareFunc(a.addrs, b.addrs, netip.Addr.Compare))
-	})
-	out := list[:0]
-	for _, r := range list {
+	order := make([]*nameRecord, len(list))
+	for i := range list {
+		order[i] = &list[i]
+	}
+	slices.SortFunc(order, compareNames)
+	out := order[:0]
+	for _, r := range order {
 		if len(out) == 0 || out[len(out)-1].host != r.host {
 			out = append(out, r)
 			continue
 		}
 		// A pod with several addresses, or several pods of one name in one cluster.
-		if last := &out[len(out)-1]; last.rank != nameOfService && last.rank == r.rank && last.cluster == r.cluster {
+		if last := out[len(out)-1]; last.rank != nameOfService && last.rank == r.rank && last.cluster == r.cluster {
 			last.addrs = appendNew(last.addrs, r.addrs...)
 		}
 	}
 	return out
+}
+
+func compareNames(a, b *nameRecord) int {
+	if c := strings.Compare(a.host, b.host); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.cluster, b.cluster), slices.CompareFunc(a.addrs, b.addrs, netip.Addr.Compare))
 }
 
 // appendNames appends the names that come from one service.

@@ -41,7 +41,8 @@ func (r *nameRecord) encode(dst []byte) []byte {
 }
 
 // nameTableMessage makes the message that the encoded records stand for.
-func nameTableMessage(records []nameRecord) proto.Message {
+func nameTableMessage(records []*nameRecord) proto.Message {
+	nameTable := describeNameTable()
 	table := dynamicpb.NewMessage(nameTable.Messages().ByName("NameTable"))
 	entries := nameTable.Messages().ByName("NameTable").Fields().ByNumber(nameTableTable)
 	info := nameTable.Messages().ByName("NameInfo")
@@ -66,9 +67,9 @@ func nameTableMessage(records []nameRecord) proto.Message {
 	return table
 }
 
-// nameTable describes the messages. It is not registered with anybody.
-var nameTable = describeNameTable() //nolint:gochecknoglobals // a constant in all but name: messages of two descriptors are never equal
-
+// describeNameTable describes the messages. The descriptor is not registered
+// with anybody; messages of two descriptors are never equal to [proto.Equal],
+// but have equal bytes.
 func describeNameTable() protoreflect.FileDescriptor {
 	text := func(name, json string, n int32, label descriptorpb.FieldDescriptorProto_Label) *descriptorpb.FieldDescriptorProto {
 		return &descriptorpb.FieldDescriptorProto{Name: &name, JsonName: &json, Number: &n, Label: &label,

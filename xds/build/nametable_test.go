@@ -200,12 +200,17 @@ func nameLab(t *rapid.T) *lab {
 	return l
 }
 
-func tableOf(t *rapid.T, l *lab, v View) proto.Message {
+// tableOf builds a view's table, in the protobuf library's own encoding.
+func tableOf(t *rapid.T, l *lab, v View) string {
 	m, err := NameTables{}.Build(l.in(), v, "")
 	if err != nil || m == nil {
 		t.Fatalf("no table: %v", err)
 	}
-	return m
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		t.Fatalf("not a message: %v", err)
+	}
+	return string(b)
 }
 
 // TestNameTableProjectionKeepsEverythingThatCounts: the table of a view and of
@@ -217,8 +222,8 @@ func TestNameTableProjectionKeepsEverythingThatCounts(t *testing.T) {
 		if again := (NameTables{}).Project(l.in(), p, ""); again != p {
 			t.Fatalf("projected twice: %+v, then %+v", p, again)
 		}
-		if a, b := tableOf(t, l, v), tableOf(t, l, p); !proto.Equal(a, b) {
-			t.Fatalf("differs for the projected view %+v of %+v:\n%v\n%v", p, v, a, b)
+		if a, b := tableOf(t, l, v), tableOf(t, l, p); a != b {
+			t.Fatalf("differs for the projected view %+v of %+v:\n%q\n%q", p, v, a, b)
 		}
 	})
 }
@@ -235,16 +240,16 @@ func TestNameTableAffectedMissesNothing(t *testing.T) {
 			cancel()
 			after := tableOf(t, l, v)
 			a := NameTables{}.Affected(l.in(), NameTables{}.AffectedView(v), &c)
-			if !proto.Equal(before, after) && !a.All && !slices.Equal(a.Names, []string{""}) {
-				t.Fatalf("the table of %+v changed, but is not affected by %+v\n%v\n%v", v, c, before, after)
+			if before != after && !a.All && !slices.Equal(a.Names, []string{""}) {
+				t.Fatalf("the table of %+v changed, but is not affected by %+v\n%q\n%q", v, c, before, after)
 			}
 			before = after
 		}
 	})
 }
 
-// TestNameTableEncoderWritesWhatIsBuilt: the bytes decode to what Build makes,
-// with names in order and each once, and leave alone what is in the buffer.
+// TestNameTableEncoderWritesWhatIsBuilt: the bytes are those of what Build
+// makes, with names in order and each once, and leave alone what is in the buffer.
 func TestNameTableEncoderWritesWhatIsBuilt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l, v := nameLab(t), mixView(t)
@@ -253,14 +258,8 @@ func TestNameTableEncoderWritesWhatIsBuilt(t *testing.T) {
 		if err != nil || !ok || !bytes.HasPrefix(got, []byte("before")) {
 			t.Fatalf("encoded %t, error %v, %q", ok, err, got)
 		}
-		got = got[len("before"):]
-		m := nameTableMessage(nil)
-		if err := proto.Unmarshal(got, m); err != nil || !proto.Equal(m, want) {
-			t.Fatalf("encoded as\n%v\nwant\n%v\n%v", m, want, err)
-		}
-		same, err := proto.MarshalOptions{Deterministic: true}.Marshal(want)
-		if err != nil || !bytes.Equal(same, got) {
-			t.Fatalf("not the bytes of the protobuf library: %q, want %q, %v", got, same, err)
+		if string(got[len("before"):]) != want {
+			t.Fatalf("encoded as\n%q\nwant\n%q", got, want)
 		}
 	})
 }

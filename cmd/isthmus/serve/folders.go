@@ -152,6 +152,25 @@ func (x *folder) isSynced() bool {
 	}
 }
 
+// awaitSettings implements world: the settings come with the primary's folder.
+func (f *folders) awaitSettings(ctx context.Context) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		f.mu.Lock()
+		x := f.running[f.c.settings.primary()]
+		f.mu.Unlock()
+		if x != nil && x.isSynced() {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
 func (f *folders) notReady() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,7 @@ func (c *Control) mountDebug(mux *http.ServeMux) {
 		debug.Handle("/debug/"+h.name, h.handler)
 		names = append(names, h.name)
 	}
+	slices.Sort(names)
 	debug.HandleFunc("/debug/list", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, r, names) })
 	debug.HandleFunc("/debug/pprof/", pprof.Index)
 	debug.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -65,7 +67,7 @@ func (c *Control) mountDebug(mux *http.ServeMux) {
 	debug.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	debug.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	debug.Handle("/debug/", c.page)
-	mux.Handle("/debug/", loopbackOnly(debug))
+	mux.Handle("/debug/", c.debugGuard(debug))
 	mux.Handle("GET /debug", http.RedirectHandler("/debug/", http.StatusFound))
 	mux.Handle("GET /{$}", http.RedirectHandler("/debug/", http.StatusFound))
 }
@@ -74,25 +76,6 @@ func (c *Control) mountDebug(mux *http.ServeMux) {
 type namedHandler struct {
 	name, help string
 	handler    http.Handler
-}
-
-// loopbackOnly refuses callers from other machines. What the request says of
-// itself (X-Forwarded-For, Host) does not count, only the connection's address;
-// a Host that is not local is refused too, so that a web page elsewhere cannot
-// read the answers through a name that resolves to loopback.
-func loopbackOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !from.Addr().Unmap().IsLoopback() {
-			http.Error(w, "debug views are served to this machine only: use kubectl port-forward", http.StatusUnauthorized)
-			return
-		}
-		if !localHost(r.Host) {
-			http.Error(w, "debug views are served under a local name only", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 func localHost(hostport string) bool {

@@ -40,6 +40,7 @@ type kubeWorld struct {
 	rest     *rest.Config
 	client   kubernetes.Interface
 	events   record.EventBroadcaster
+	recorder record.EventRecorder
 	settings *config.Watcher
 	manager  *multicluster.Manager
 	synced   chan struct{}
@@ -57,6 +58,7 @@ func newKube(c *Control) (*kubeWorld, error) {
 		return nil, fmt.Errorf("make client of the primary cluster: %w", err)
 	}
 	k.events = record.NewBroadcaster()
+	k.recorder = k.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus"})
 	meshFile, networksFile := c.settings.meshFiles()
 	k.settings, err = config.NewWatcher(config.WatchConfig{Set: c.store.SetSettings, Client: k.client, Namespace: c.settings.Namespace,
 		Revision: c.settings.Revision, Files: config.Files{Mesh: meshFile, Networks: networksFile}, Cluster: c.settings.primary(),
@@ -120,7 +122,7 @@ func (k *kubeWorld) newManager() (*multicluster.Manager, error) {
 			return reporting{src}, nil
 		},
 		NewSink: k.c.store.NewSink, Left: k.c.problems.ClearCluster,
-		Events: k.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus"}),
+		Events: k.recorder,
 		Log:    k.c.log.Named("multicluster"), Metrics: k.c.metrics,
 	})
 }
@@ -209,6 +211,16 @@ func (k *kubeWorld) runEvents(ctx context.Context) error {
 	<-ctx.Done()
 	k.events.Shutdown()
 	return nil
+}
+
+// awaitSettings implements world.
+func (k *kubeWorld) awaitSettings(ctx context.Context) bool {
+	select {
+	case <-k.settings.Synced():
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func closed(c <-chan struct{}) bool {

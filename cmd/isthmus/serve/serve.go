@@ -31,6 +31,9 @@ type world interface {
 	clusters() []multicluster.Status
 	// refusals lists the kubeconfigs that are not used.
 	refusals() []multicluster.Refusal
+	// awaitSettings waits until the mesh's settings have been read; false if the
+	// context ended before.
+	awaitSettings(ctx context.Context) bool
 	// debug lists the world's own views.
 	debug() []namedHandler
 }
@@ -46,6 +49,10 @@ type Control struct {
 	problems *registry.Problems
 	resolver *resolve.Resolver
 	world    world
+	kube     *kubeWorld // the same world, nil if it is one of folders
+	trust    *trust
+	access   *access
+	secrets  *gatewaySecrets
 	xds      *xds.Server
 	page     http.Handler
 
@@ -71,13 +78,21 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	if c.world, err = c.newWorld(); err != nil {
 		return nil, err
 	}
+	if err := c.newSecurity(); err != nil {
+		return nil, err
+	}
 	c.xds, err = xds.New(xds.Config{
 		Store:         c.store,
-		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}},
+		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.NameTables{}},
 		DeriveView:    build.DeriveView,
 		Ready:         func() bool { return c.notReady() == "" },
 		ViewConcerned: build.ViewConcerned,
+		Authenticate:  c.access.admit,
+		PerProxy:      map[string]xds.PerProxy{typeSecret: c.secrets},
 		Identifier:    s.PodName,
+		Build:         b.forIstioctl(),
+		DebugCaller:   c.debugCaller,
+		Debug:         http.HandlerFunc(c.debugOverADS),
 		Settings:      xds.Settings{DebounceAfter: s.DebounceAfter, DebounceMax: s.DebounceMax, DefaultCluster: s.primary()},
 		Log:           log.Named("ads"),
 		Metrics:       c.metrics,
@@ -93,7 +108,9 @@ func (c *Control) newWorld() (world, error) {
 	if c.settings.Files != "" {
 		return newFolders(c), nil
 	}
-	return newKube(c)
+	k, err := newKube(c)
+	c.kube = k
+	return k, err
 }
 
 // Store gives access to the registry, for tests and embedding.
@@ -112,7 +129,10 @@ func (c *Control) notReady() string {
 	if c.stopping.Load() {
 		return "shutting down"
 	}
-	return c.world.notReady()
+	if reason := c.world.notReady(); reason != "" || !c.secured() {
+		return reason
+	}
+	return c.trust.notReady()
 }
 
 // Listen opens the listeners, so that their addresses are known. [Control.Run]
@@ -120,6 +140,7 @@ func (c *Control) notReady() string {
 func (c *Control) Listen() error {
 	for _, l := range []struct{ name, addr string }{
 		{"plaintext ADS", c.settings.GRPCAddr},
+		{"secure ADS and CA", c.settings.SecureGRPCAddr},
 		{"http", c.settings.HTTPAddr},
 		{"monitoring", c.settings.MonitoringAddr},
 	} {
@@ -145,6 +166,9 @@ func (c *Control) closeListeners() {
 
 // GRPCAddr is where plaintext ADS listens, "" if it does not.
 func (c *Control) GRPCAddr() string { return c.addr("plaintext ADS") }
+
+// SecureGRPCAddr is where ADS and the CA listen over TLS, "" if they do not.
+func (c *Control) SecureGRPCAddr() string { return c.addr("secure ADS and CA") }
 
 // HTTPAddr is where /ready and /debug listen, "" if they do not.
 func (c *Control) HTTPAddr() string { return c.addr("http") }
@@ -172,8 +196,12 @@ func (c *Control) Run(ctx context.Context) error {
 		part{"resolver", c.resolver.Run},
 		part{"dispatch", c.xds.Run},
 		part{"readiness", c.awaitReady})
+	parts = append(parts, c.securityParts()...)
 	if l := c.listeners["plaintext ADS"]; l != nil {
-		parts = append(parts, part{"plaintext ADS", c.serveGRPC(l)})
+		parts = append(parts, part{"plaintext ADS", c.servePlaintext(l)})
+	}
+	if l := c.listeners["secure ADS and CA"]; l != nil {
+		parts = append(parts, part{"secure ADS and CA", c.serveSecure(l)})
 	}
 	if l := c.listeners["http"]; l != nil {
 		parts = append(parts, part{"http", serveHTTP(l, c.readyMux(), c.settings.ShutdownDuration)})
@@ -184,19 +212,21 @@ func (c *Control) Run(ctx context.Context) error {
 	return runAll(ctx, parts)
 }
 
-// serveGRPC serves ADS until the context ends; then readiness goes first, open
+// serveGRPC serves a gRPC server until the context ends; then readiness goes first, open
 // streams get a GOAWAY and end within the shutdown time. Connections that arrive
 // before the mesh has been read wait in the listener's queue: a proxy that waits
 // a moment is better off than one that is refused and backs off.
-func (c *Control) serveGRPC(l net.Listener) func(context.Context) error {
+func (c *Control) serveGRPC(l net.Listener, server func([]grpc.ServerOption) (*grpc.Server, error)) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
 		case <-c.ready:
 		case <-ctx.Done():
 			return nil
 		}
-		srv := grpc.NewServer(xds.ServerOptions(xds.Transport{MaxConnectionAge: connectionAge(c.settings.MaxConnectionAge)})...)
-		c.xds.Register(srv)
+		srv, err := server(xds.ServerOptions(xds.Transport{MaxConnectionAge: connectionAge(c.settings.MaxConnectionAge)}))
+		if err != nil {
+			return err
+		}
 		done := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
 			defer close(done)
@@ -206,7 +236,7 @@ func (c *Control) serveGRPC(l net.Listener) func(context.Context) error {
 			defer kill.Stop()
 			srv.GracefulStop()
 		})
-		err := srv.Serve(l)
+		err = srv.Serve(l)
 		if !stop() {
 			<-done
 		}
@@ -261,6 +291,9 @@ func (c *Control) debugHandlers() []namedHandler {
 	}
 	for name, h := range c.xds.DebugHandlers(explain) {
 		out = append(out, namedHandler{name: name, handler: h})
+	}
+	if c.secured() {
+		out = append(out, namedHandler{name: "ca", help: "the CA, its roots and a rotation under way", handler: c.trust})
 	}
 	return append(out, namedHandler{name: "overview", help: "everything the page shows",
 		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { writeJSON(w, r, c.Overview()) })})

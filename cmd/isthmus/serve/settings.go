@@ -63,6 +63,8 @@ type Settings struct {
 
 	// PodName identifies this replica in answers to istioctl.
 	PodName string
+
+	Security Security
 }
 
 // istiod's default files for mesh settings; read only if they exist.
@@ -91,6 +93,7 @@ func Defaults(getenv func(string) string) Settings {
 		APIBurst:           160,
 		ShutdownDuration:   10 * time.Second,
 		PodName:            or(getenv("POD_NAME"), hostname()),
+		Security:           securityDefaults(getenv),
 	}
 }
 
@@ -120,6 +123,7 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.DurationVar(&s.DebounceMax, "debounceMax", s.DebounceMax, "longest delay of changed definitions")
 	fs.DurationVar(&s.MaxConnectionAge, "keepaliveMaxServerConnectionAge", s.MaxConnectionAge, "age at which proxies are asked to reconnect, 0 = never")
 	fs.DurationVar(&s.ShutdownDuration, "shutdownDuration", s.ShutdownDuration, "time for streams to end at shutdown")
+	s.Security.bind(fs)
 }
 
 // Validate checks what can be checked without I/O beyond the existence of files.
@@ -135,7 +139,15 @@ func (s *Settings) Validate() error {
 			return fmt.Errorf("--files %s: not a folder: give a folder with one sub-folder of YAML per cluster", s.Files)
 		}
 	}
-	return nil
+	return s.Security.validate()
+}
+
+// canonical returns the ID that a name of a cluster stands for.
+func (s *Settings) canonical(id mesh.ClusterID) mesh.ClusterID {
+	if to, ok := s.Aliases[string(id)]; ok {
+		return mesh.ClusterID(to)
+	}
+	return id
 }
 
 func (s *Settings) primary() mesh.ClusterID { return mesh.ClusterID(s.Primary) }
