@@ -183,7 +183,7 @@ func (s *RotationState) takeOffer(set RotationSettings, in RotationInputs) []str
 	case s.Current.ID == "":
 		s.Current = *o
 		return []string{fmt.Sprintf("issuer %s from %s signs", short(o.ID), o.Origin)}
-	case o.ID == s.Previous && in.Now.Before(s.Switched.Add(offerSettle)):
+	case o.ID == s.Previous && in.CurrentUsable && in.Now.Before(s.Switched.Add(offerSettle)):
 		return nil
 	case o.ID == s.Current.ID && s.Next == nil:
 		s.Current = *o // its roots may have changed

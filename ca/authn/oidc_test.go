@@ -234,7 +234,11 @@ func TestOIDCFailsClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			i, c := newOIDCIssuer(t), newClock()
 			i.set(answer)
-			o := oidcFor(t, c, i, func(cfg *OIDCConfig) { cfg.Timeout = 200 * time.Millisecond })
+			o := oidcFor(t, c, i, func(cfg *OIDCConfig) {
+				if name == "hangs" {
+					cfg.Timeout = 300 * time.Millisecond
+				}
+			})
 			token := i.token(t, nil)
 			_, err := o.Authenticate(t.Context(), Request{Token: token})
 			require.ErrorIs(t, err, ErrUnavailable)

@@ -63,6 +63,9 @@ type reader struct {
 	// the reflector's goroutine uses them.
 	absent   error
 	absentAt time.Time
+	// away says that the server refused connections since the last answer. Only
+	// the reflector's goroutine uses it.
+	away bool
 }
 
 // run reads until the context ends.
@@ -112,8 +115,18 @@ func (r *reader) doWatch(ctx context.Context, o metav1.ListOptions) (watch.Inter
 	if ctx.Err() == nil {
 		r.answered(err, true)
 	}
+	r.away = r.away || utilnet.IsConnectionRefused(err)
 	switch {
+	case err == nil && r.away && o.SendInitialEvents == nil:
+		// A server that was away may have been restored from an older state. It
+		// would take a watch from a version that it has not reached and stay silent
+		// (kubernetes#107457): what it has is listed instead.
+		r.away = false
+		w.Stop()
+		cancel(nil)
+		return nil, apierrors.NewResourceExpired("the server was away and may have gone back in time: listing again")
 	case err == nil:
+		r.away = false
 		return &boundWatch{w, cancel}, nil
 	case o.SendInitialEvents != nil && (utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err)):
 		// For these two the reflector would wait without looking at the context.

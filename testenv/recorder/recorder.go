@@ -26,6 +26,10 @@ type Options struct {
 	// Known are resource versions from an earlier stream, by type and name
 	// (delta only): what a reconnecting proxy sends.
 	Known map[string]map[string]string
+	// Resume is an earlier stream, closed or not, that this one goes on from, as an
+	// Envoy does whose connection was lost: with what it had, asking for all of it
+	// at once and, in delta, naming the versions. Known is not used then.
+	Resume *Proxy
 	// Check decides whether a resource is taken; nil takes everything. An error
 	// makes the recorder NACK the response with its text.
 	Check func(typeURL string, resource *anypb.Any) error
@@ -81,6 +85,9 @@ func Dial(ctx context.Context, addr string, n Node, opt Options) (*Proxy, error)
 	p := &Proxy{opt: opt, conn: conn, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
 		state: map[string]map[string]*anypb.Any{}, versions: map[string]map[string]string{},
 		asked: map[string][]string{}, answered: map[string]map[string]bool{}}
+	if opt.Resume != nil {
+		p.resume(opt.Resume)
+	}
 	client := discoveryv3.NewAggregatedDiscoveryServiceClient(conn)
 	wait := grpc.WaitForReady(true)
 	var run func() error
@@ -109,6 +116,23 @@ func Dial(ctx context.Context, addr string, n Node, opt Options) (*Proxy, error)
 		p.signal()
 	}()
 	return p, nil
+}
+
+// resume takes over the state of an earlier stream.
+func (p *Proxy) resume(from *Proxy) {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	for t, state := range from.state {
+		p.state[t] = maps.Clone(state)
+	}
+	for t, answered := range from.answered {
+		p.answered[t] = maps.Clone(answered)
+	}
+	p.opt.Known = map[string]map[string]string{}
+	for t, v := range from.versions {
+		p.versions[t], p.opt.Known[t] = maps.Clone(v), maps.Clone(v)
+	}
+	maps.Copy(p.asked, from.asked)
 }
 
 func (p *Proxy) abandon(err error) error {

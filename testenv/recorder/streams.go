@@ -19,8 +19,10 @@ type sotwStream struct {
 }
 
 func (s *sotwStream) run() error {
-	if err := s.ask(Upstreams, nil, "", nil); err != nil {
-		return err
+	for _, f := range s.p.begin() {
+		if err := s.ask(f.typeURL, f.names, "", nil); err != nil {
+			return err
+		}
 	}
 	for {
 		r, err := s.stream.Recv()
@@ -31,11 +33,11 @@ func (s *sotwStream) run() error {
 		if bad == nil {
 			s.version[r.GetTypeUrl()] = r.GetVersionInfo()
 		}
-		s.p.takeAll(r, bad)
+		next := s.p.takeAll(r, bad)
 		if err := s.ask(r.GetTypeUrl(), s.p.names(r.GetTypeUrl()), r.GetNonce(), bad); err != nil {
 			return err
 		}
-		for _, f := range s.p.follow(r.GetTypeUrl()) {
+		for _, f := range next {
 			if err := s.ask(f.typeURL, f.names, s.nonce(f.typeURL), nil); err != nil {
 				return err
 			}
@@ -71,8 +73,10 @@ type deltaStream struct {
 
 func (s *deltaStream) run() error {
 	s.begun = map[string]bool{}
-	if err := s.subscribe(Upstreams, nil, nil); err != nil {
-		return err
+	for _, f := range s.p.begin() {
+		if err := s.subscribe(f.typeURL, f.names, nil); err != nil {
+			return err
+		}
 	}
 	for {
 		r, err := s.stream.Recv()
@@ -84,12 +88,12 @@ func (s *deltaStream) run() error {
 			bodies[i] = x.GetResource()
 		}
 		bad := s.p.check(r.GetTypeUrl(), bodies)
-		s.p.takeDelta(r, bad)
+		next := s.p.takeDelta(r, bad)
 		ack := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.GetTypeUrl(), ResponseNonce: r.GetNonce(), ErrorDetail: nack(bad)}
 		if err := s.stream.Send(ack); err != nil {
 			return err
 		}
-		for _, f := range s.p.follow(r.GetTypeUrl()) {
+		for _, f := range next {
 			if err := s.subscribe(f.typeURL, f.added, f.gone); err != nil {
 				return err
 			}
@@ -106,8 +110,10 @@ func (s *deltaStream) subscribe(typeURL string, names, gone []string) error {
 	return s.stream.Send(req)
 }
 
-// takeAll records a state-of-the-world response.
-func (p *Proxy) takeAll(r *discoveryv3.DiscoveryResponse, bad error) {
+// takeAll records a state-of-the-world response and returns what to ask for
+// next. Both are one step, so that [Proxy.Ready] never sees the one without the
+// other.
+func (p *Proxy) takeAll(r *discoveryv3.DiscoveryResponse, bad error) []request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := r.GetTypeUrl()
@@ -117,16 +123,17 @@ func (p *Proxy) takeAll(r *discoveryv3.DiscoveryResponse, bad error) {
 	}
 	p.record(Push{TypeURL: t, Names: slices.Sorted(maps.Keys(got)), Nonce: r.GetNonce()}, bad)
 	if bad != nil {
-		return
+		return p.follow(t)
 	}
 	if t == Upstreams || t == Listeners || p.state[t] == nil {
 		p.state[t] = map[string]*anypb.Any{}
 	}
 	maps.Copy(p.state[t], got)
+	return p.follow(t)
 }
 
-// takeDelta records an incremental response.
-func (p *Proxy) takeDelta(r *discoveryv3.DeltaDiscoveryResponse, bad error) {
+// takeDelta is takeAll for an incremental response.
+func (p *Proxy) takeDelta(r *discoveryv3.DeltaDiscoveryResponse, bad error) []request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := r.GetTypeUrl()
@@ -137,7 +144,7 @@ func (p *Proxy) takeDelta(r *discoveryv3.DeltaDiscoveryResponse, bad error) {
 	slices.Sort(push.Names)
 	p.record(push, bad)
 	if bad != nil {
-		return
+		return p.follow(t)
 	}
 	if p.state[t] == nil {
 		p.state[t], p.versions[t] = map[string]*anypb.Any{}, map[string]string{}
@@ -150,6 +157,7 @@ func (p *Proxy) takeDelta(r *discoveryv3.DeltaDiscoveryResponse, bad error) {
 		delete(p.state[t], n)
 		delete(p.versions[t], n)
 	}
+	return p.follow(t)
 }
 
 // record notes a push and which names it answers; mu is held.
@@ -180,11 +188,24 @@ type request struct {
 	names, added, gone []string
 }
 
-// follow says what to ask for after a response of a type: assignments after
-// upstreams, listeners after the first assignments, routes after listeners.
-func (p *Proxy) follow(typeURL string) []request {
+// begin says what to ask for first: upstreams, and all that an earlier stream
+// asked for.
+func (p *Proxy) begin() []request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	out := []request{{typeURL: Upstreams}}
+	for _, t := range []string{Assignments, Listeners, Routes} {
+		if names, asked := p.asked[t]; asked {
+			out = append(out, request{typeURL: t, names: names})
+		}
+	}
+	return out
+}
+
+// follow says what to ask for after a response of a type: assignments after
+// upstreams, listeners after the first assignments, routes after listeners. mu
+// is held.
+func (p *Proxy) follow(typeURL string) []request {
 	var out []request
 	ask := func(t string, names []string) {
 		slices.Sort(names)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -171,7 +172,11 @@ func TestFilesServeTLS(t *testing.T) {
 		stop()
 		require.NoError(t, <-done)
 	}()
-	<-c.ready
+	select {
+	case <-c.ready:
+	case <-time.After(time.Minute):
+		t.Fatal("not ready: ", c.NotReady())
+	}
 	require.Empty(t, c.NotReady())
 	require.NotEmpty(t, c.RootsPEM())
 	require.True(t, c.trust.serving.Load().Ready())

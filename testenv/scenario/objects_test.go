@@ -133,3 +133,27 @@ func breakToken(kubeconfig []byte) []byte {
 	}
 	return []byte(strings.Join(lines, "\n"))
 }
+
+// basics are what every cluster has: namespaces, and a node that says where it is.
+func basics(name, network string) string {
+	labels := ""
+	if network != "" {
+		labels = fmt.Sprintf("\n  labels: {topology.istio.io/network: %s}", network)
+	}
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: istio-system%s
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: node-1
+  labels: {topology.kubernetes.io/region: %s, topology.kubernetes.io/zone: %s-a}
+`, labels, name, name)
+}
