@@ -78,7 +78,7 @@ func fleet(b *testing.B, delta bool, n, s int) (*world, *sync.WaitGroup) {
 	var proxies []*benchProxy
 	for i := range n {
 		p := &benchProxy{delta: delta, in: make(chan []byte, 4), names: names, eds: eds}
-		p.ctx, p.cancel = context.WithCancel(context.Background())
+		p.ctx, p.cancel = context.WithCancel(context.Background()) //nolint:fatcontext // one per proxy
 		node := labNode(fmt.Sprintf("10.9.%d.%d", i/250, i%250), "east", "net-east", "shop", nil)
 		eds.Add(1)
 		if delta {

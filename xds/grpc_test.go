@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -31,7 +32,7 @@ func (w *world) dial(t testing.TB) discoveryv3.AggregatedDiscoveryServiceClient 
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		cc.Close()
+		_ = cc.Close()
 		srv.Stop()
 		w.stop()
 	})
@@ -84,7 +85,7 @@ func TestRefusedStreams(t *testing.T) {
 	first := func(w *world, r *discoveryv3.DiscoveryRequest) error {
 		st, err := w.dial(t).StreamAggregatedResources(deadline(t))
 		require.NoError(t, err)
-		if err := st.Send(r); err != nil && err != io.EOF {
+		if err := st.Send(r); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		_, err = st.Recv()

@@ -543,7 +543,7 @@ func (c *client) connect(w *world) {
 
 func (c *client) close() {
 	c.p.cancel()
-	<-c.done
+	<-c.done //nolint:errcheck // why it ended was asserted before
 }
 
 func (c *client) of(url string) *clientType {

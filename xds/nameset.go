@@ -21,7 +21,7 @@ type NameSet struct {
 	region string
 }
 
-var emptySet = &NameSet{}
+var emptySet = &NameSet{} //nolint:gochecknoglobals // a constant, compared by address
 
 // Len is the number of names.
 func (s *NameSet) Len() int { return len(s.sorted) }

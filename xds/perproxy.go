@@ -173,7 +173,7 @@ func (s *stream) owe(url string, o *other) {
 		return
 	}
 	if s.others.ctx == nil {
-		s.others.ctx, s.others.cancel = context.WithCancel(context.WithValue(s.tr.Context(), callerKey{}, s.credential.Caller))
+		s.others.ctx, s.others.cancel = context.WithCancel(context.WithValue(s.tr.Context(), callerKey{}, s.credential.Caller)) //nolint:fatcontext // made once per stream
 	}
 	o.running = true
 	s.others.answering.Go(func() { s.answer(s.others.ctx, url, o) })

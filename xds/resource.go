@@ -31,7 +31,7 @@ type Resource struct {
 }
 
 // absent stands for a resource that was built and does not exist.
-var absent = &Resource{}
+var absent = &Resource{} //nolint:gochecknoglobals // a constant, compared by address
 
 func (r *Resource) exists() bool { return r != nil && r != absent }
 

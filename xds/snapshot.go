@@ -22,7 +22,7 @@ type snapshot struct {
 	cells   sync.Map // mesh.ServiceKey -> *registry.EndpointSet
 }
 
-var noEndpoints = &registry.EndpointSet{}
+var noEndpoints = &registry.EndpointSet{} //nolint:gochecknoglobals // a constant
 
 // Endpoints implements [build.Endpoints].
 func (s *snapshot) Endpoints(k mesh.ServiceKey) *registry.EndpointSet {

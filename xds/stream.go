@@ -150,7 +150,7 @@ func (s *stream) receive(r *request) error {
 	var nacked []string
 	switch out.verdict {
 	case verdictACK:
-		s.accepted(k, t)
+		s.accepted(t)
 	case verdictNACK:
 		nacked = s.refused(t, r.message)
 	case verdictStale:
@@ -189,7 +189,7 @@ func (s *stream) known(typeURL []byte) (hash uint64, url string, ok bool) {
 }
 
 // accepted settles the response in flight. s.mu is held.
-func (s *stream) accepted(k *kind, t *typeState) {
+func (s *stream) accepted(t *typeState) {
 	now := s.srv.cfg.Clock()
 	if t.flight.whole || len(t.rejected) == 0 {
 		t.rejected = nil

@@ -122,6 +122,8 @@ func TestArchitectureNamesEveryPackage(t *testing.T) {
 	page, err := os.ReadFile("../../ARCHITECTURE.md")
 	require.NoError(t, err)
 	for _, f := range sources(t) {
-		require.True(t, strings.Contains(string(page), "`"+f.folder+"`"), "ARCHITECTURE.md does not mention the package of %s", f.path)
+		if !strings.Contains(string(page), "`"+f.folder+"`") { // require.Contains would print the whole page
+			t.Errorf("ARCHITECTURE.md does not mention the package of %s", f.path)
+		}
 	}
 }
