@@ -120,7 +120,7 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		require.Contains(t, r.out, strings.Split(c.Long, "\n")[0])
 		require.Contains(t, r.out, "Usage:")
 	})
-	require.Equal(t, 7, n)
+	require.Equal(t, 10, n)
 }
 
 // ended is a context in which everything ends as soon as it has begun.

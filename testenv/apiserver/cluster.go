@@ -132,8 +132,16 @@ func (c *Cluster) Restart(ctx context.Context) error {
 }
 
 // Pause freezes the process (SIGSTOP): connections stay open and nothing
-// comes back, as with a partition. Without a running process it does nothing.
-func (c *Cluster) Pause() { c.signal(syscall.SIGSTOP) }
+// comes back, as with a partition. It returns when the process has stopped.
+// Without a running process it does nothing.
+func (c *Cluster) Pause() {
+	c.signal(syscall.SIGSTOP)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proc != nil {
+		awaitStopped(c.proc.cmd.Process.Pid)
+	}
+}
 
 // Resume lets a paused process go on.
 func (c *Cluster) Resume() { c.signal(syscall.SIGCONT) }
