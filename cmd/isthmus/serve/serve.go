@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry"
+	"github.com/isthmus-mesh/isthmus/registry/config"
 	"github.com/isthmus-mesh/isthmus/registry/resolve"
 	"github.com/isthmus-mesh/isthmus/xds"
 	"github.com/isthmus-mesh/isthmus/xds/build"
@@ -69,7 +70,7 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	}
 	c := &Control{settings: s, build: b, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{}), listeners: map[string]net.Listener{}}
 	c.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	c.store = registry.NewStore(registry.Config{Primary: s.primary()})
+	c.store = registry.NewStore(registry.Config{Primary: s.primary(), Settings: config.Defaults()})
 	c.problems = registry.NewProblems(nil)
 	var err error
 	if c.resolver, err = resolve.New(resolve.Config{Store: c.store, Problems: c.problems, Log: log.Named("resolve"), Metrics: c.metrics}); err != nil {
