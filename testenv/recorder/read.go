@@ -7,9 +7,10 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/isthmus-mesh/isthmus/testenv/validate"
 )
 
 // nameOf reads the name of a resource.
@@ -48,16 +49,8 @@ func routesOf(state map[string]*anypb.Any) []string {
 	var out []string
 	for _, a := range state {
 		var l listenerv3.Listener
-		if a.UnmarshalTo(&l) != nil {
-			continue
-		}
-		for _, chain := range append(l.GetFilterChains(), l.GetDefaultFilterChain()) {
-			for _, f := range chain.GetFilters() {
-				var h hcmv3.HttpConnectionManager
-				if f.GetTypedConfig() != nil && f.GetTypedConfig().UnmarshalTo(&h) == nil && h.GetRds() != nil {
-					out = append(out, h.GetRds().GetRouteConfigName())
-				}
-			}
+		if a.UnmarshalTo(&l) == nil {
+			out = append(out, validate.RouteNames(&l)...)
 		}
 	}
 	return out
