@@ -21,7 +21,7 @@ type batch struct {
 	scope            Scope
 	networks, joined bool
 	services         map[mesh.ServiceKey]struct{}
-	objects          map[mesh.ObjectKey]struct{}
+	objects          map[mesh.ObjectKey]*mesh.Object // as they are now; nil for one that is gone
 	workloads        map[WorkloadKey]struct{}
 }
 
@@ -42,11 +42,11 @@ func (b *batch) touchWorkload(k WorkloadKey) {
 	b.workloads[k] = struct{}{}
 }
 
-func (b *batch) touchObject(k mesh.ObjectKey) {
+func (b *batch) touchObject(k mesh.ObjectKey, now *mesh.Object) {
 	if b.objects == nil {
-		b.objects = map[mesh.ObjectKey]struct{}{}
+		b.objects = map[mesh.ObjectKey]*mesh.Object{}
 	}
-	b.objects[k] = struct{}{}
+	b.objects[k] = now
 }
 
 // update brings a shard up to date and notes everything that really changed.
@@ -67,7 +67,7 @@ func (b *batch) update(id mesh.ClusterID, sh *shard, u Update) {
 			sh.objects[o.Key] = o.Object
 		}
 		if id == b.store.primary {
-			b.touchObject(o.Key)
+			b.touchObject(o.Key, o.Object)
 		}
 	}
 	if u.Cluster != nil {
@@ -166,8 +166,8 @@ func sameObject(a, b *mesh.Object) bool {
 // nothing changed.
 func (b *batch) publish() {
 	s := b.store
-	next := Change{Revision: s.revision + 1, Since: b.since, Objects: b.objects, Workloads: b.workloads}
 	old := s.catalog.Load()
+	next := Change{Revision: s.revision + 1, Since: b.since, Objects: objectChanges(old, b.objects), Workloads: b.workloads}
 	var defs map[mesh.ServiceKey]*mesh.Service
 	var gone []mesh.ServiceKey
 	for k := range b.services {
@@ -202,6 +202,17 @@ func (b *batch) publish() {
 	for _, id := range slices.Sorted(maps.Keys(s.listeners)) {
 		s.listeners[id](next)
 	}
+}
+
+func objectChanges(old *Catalog, now map[mesh.ObjectKey]*mesh.Object) map[mesh.ObjectKey]ObjectChange {
+	if len(now) == 0 {
+		return nil
+	}
+	out := make(map[mesh.ObjectKey]ObjectChange, len(now))
+	for k, o := range now {
+		out[k] = ObjectChange{Before: old.Object(k), After: o}
+	}
+	return out
 }
 
 // remerge publishes one service's endpoint cell and tells what changed.
@@ -260,7 +271,7 @@ func (b *batch) nextCatalog(old *Catalog, defs map[mesh.ServiceKey]*mesh.Service
 		}
 	}
 	if len(b.objects) > 0 {
-		n.objects = s.objectsByKind()
+		n.objects = old.objects.with(b.objects)
 	}
 	return &n
 }

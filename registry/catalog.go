@@ -31,7 +31,7 @@ type Catalog struct {
 	scoped   map[mesh.Hostname]struct{}
 	clusters map[mesh.ClusterID]Cluster
 	gateways *gatewaySet
-	objects  map[mesh.ObjectKind][]*mesh.Object
+	objects  objectTable
 }
 
 // Service returns the service with the key, or nil.
@@ -110,9 +110,6 @@ func (c *Catalog) GatewaysFor(n mesh.NetworkID, id mesh.ClusterID) []mesh.Networ
 // least common multiple of the gateway counts of all networks and clusters, in
 // all and by address family.
 func (c *Catalog) WeightScale() uint32 { return c.gateways.scale }
-
-// Objects returns the primary's configuration objects of a kind, oldest first.
-func (c *Catalog) Objects(kind mesh.ObjectKind) []*mesh.Object { return c.objects[kind] }
 
 // RootNamespace is the namespace of mesh-wide configuration.
 func (c *Catalog) RootNamespace() string { return c.Settings.Mesh.GetRootNamespace() }

@@ -54,6 +54,10 @@ type ServiceChange struct {
 	EndpointsBefore, EndpointsAfter *EndpointSet
 }
 
+// ObjectChange is one configuration object before and after. Either side may be
+// nil.
+type ObjectChange struct{ Before, After *mesh.Object }
+
 // Change is what happened to the Store from one revision to a later one.
 type Change struct {
 	// Revision is the Store's revision after the change.
@@ -62,7 +66,7 @@ type Change struct {
 	Since     time.Time
 	Scope     Scope
 	Services  map[mesh.ServiceKey]ServiceChange
-	Objects   map[mesh.ObjectKey]struct{}
+	Objects   map[mesh.ObjectKey]ObjectChange
 	Workloads map[WorkloadKey]struct{}
 }
 
@@ -103,7 +107,15 @@ func (c *Change) Merge(later Change) {
 		}
 		c.Services[k] = s
 	}
-	c.Objects = union(c.Objects, later.Objects)
+	for k, o := range later.Objects {
+		if old, ok := c.Objects[k]; ok {
+			o.Before = old.Before
+		}
+		if c.Objects == nil {
+			c.Objects = map[mesh.ObjectKey]ObjectChange{}
+		}
+		c.Objects[k] = o
+	}
 	c.Workloads = union(c.Workloads, later.Workloads)
 }
 

@@ -137,7 +137,7 @@ func look(s *Store) picture {
 		}
 	}
 	for k, l := range c.objects {
-		for _, o := range l {
+		for _, o := range l.oldestFirst {
 			p.Objects = append(p.Objects, fmt.Sprint(k, o.Key, o.Labels, o.Spec))
 		}
 	}

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -82,7 +81,7 @@ func NewStore(c Config) *Store {
 	}
 	s.setSettings(c.Settings)
 	first := &Catalog{Primary: c.Primary, Settings: s.settings, hosts: newHostTable(),
-		clusters: map[mesh.ClusterID]Cluster{}, objects: map[mesh.ObjectKind][]*mesh.Object{}}
+		clusters: map[mesh.ClusterID]Cluster{}}
 	first.index()
 	first.gateways = s.mergeGateways(first)
 	s.catalog.Store(first)
@@ -382,22 +381,6 @@ func (s *Store) clusterInfo() map[mesh.ClusterID]Cluster {
 	out := make(map[mesh.ClusterID]Cluster, len(s.shards))
 	for id, sh := range s.shards {
 		out[id] = Cluster{ID: id, Network: sh.state.Network, TrustDomain: sh.state.TrustDomain}
-	}
-	return out
-}
-
-// objectsByKind rebuilds the catalog's objects from the primary's shard.
-func (s *Store) objectsByKind() map[mesh.ObjectKind][]*mesh.Object {
-	out := map[mesh.ObjectKind][]*mesh.Object{}
-	sh := s.shards[s.primary]
-	if sh == nil {
-		return out
-	}
-	for o := range maps.Values(sh.objects) {
-		out[o.Key.Kind] = append(out[o.Key.Kind], o)
-	}
-	for _, list := range out {
-		slices.SortFunc(list, mesh.CompareObjects)
 	}
 	return out
 }

@@ -61,8 +61,8 @@ type Config struct {
 	// DeriveView reduces a proxy to what its configuration depends on.
 	DeriveView func(build.Inputs, *mesh.Proxy, *mesh.Workload) build.View
 	// ViewConcerned tells whether a change may alter a proxy's view. It is asked
-	// for proxies with the address of a changed workload or in the namespace of a
-	// changed service. nil means yes.
+	// for all proxies if settings or objects changed, else for those with the address
+	// of a changed workload or in the namespace of a changed service. nil means yes.
 	ViewConcerned func(*mesh.Proxy, *registry.Change) bool
 	// Authenticate runs on a stream's first request, with the context of the call.
 	// It may complete what the proxy says of itself. An error ends the stream; one

@@ -143,8 +143,13 @@ func (s *snapshot) advance(b *batch) *registry.Change {
 	if b.catalog != nil {
 		next = b.catalog
 	}
-	c := &registry.Change{Revision: next.Revision, Since: b.since, Scope: b.scope, Objects: b.objects, Workloads: b.workloads,
+	c := &registry.Change{Revision: next.Revision, Since: b.since, Scope: b.scope, Workloads: b.workloads,
 		Services: make(map[mesh.ServiceKey]registry.ServiceChange, len(b.endpoints)+len(b.services))}
+	for k := range b.objects {
+		if o := (registry.ObjectChange{Before: old.Object(k), After: next.Object(k)}); o.Before != o.After {
+			put(&c.Objects, k, o)
+		}
+	}
 	for k := range b.services {
 		set := s.Endpoints(k)
 		c.Services[k] = registry.ServiceChange{Aspects: registry.AspectDefinition, Before: old.Service(k), After: next.Service(k),

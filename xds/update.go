@@ -36,10 +36,11 @@ func (g *graph) apply(b *batch) []*stream {
 
 // deriveViews asks for the views of the proxies that a change may concern.
 func (g *graph) deriveViews(c *registry.Change) {
-	everyone := c.Scope != 0 || len(c.Objects) > 0
-	if everyone {
-		for s := range g.streams {
-			g.deriveView(s)
+	if c.Scope != 0 || len(c.Objects) > 0 {
+		for s := range g.streams { // an object may select any proxy
+			if g.concerned == nil || g.concerned(s.proxy, c) {
+				g.deriveView(s)
+			}
 		}
 		return
 	}

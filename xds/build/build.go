@@ -51,6 +51,15 @@ type View struct {
 	// Traced says that the proxy's own configuration (PROXY_CONFIG) sets up a
 	// tracer, so that its spans need the workload's names.
 	Traced bool
+	// Sidecar is the Sidecar object that says what the proxy sees and serves, the
+	// zero value if none does.
+	Sidecar ObjectName
+	// Labels are those of the workload's labels that some policy looks at. Project
+	// reduces them further, to those that the policies about one resource look at.
+	Labels Labels
+	// Patches, Plugins and Telemetry are the EnvoyFilters, WasmPlugins and
+	// Telemetries that select the proxy, in the order in which they apply.
+	Patches, Plugins, Telemetry ObjectNames
 	// Inbound is what the proxy's own workload serves and is called.
 	Inbound Inbound
 }

@@ -55,13 +55,14 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 		v.Interception = cmp.Or(p.Interception, mesh.InterceptRedirect)
 	}
 	v.Inbound = MakeInbound(inboundSpec(in, p, w))
+	selectPolicies(in, p, w, &v)
 	return v
 }
 
 // ViewConcerned reports whether a change may alter the view of a proxy, so
 // that [DeriveView] has to be asked again.
 func ViewConcerned(p *mesh.Proxy, c *registry.Change) bool {
-	if c.Scope != 0 {
+	if c.Scope != 0 || policiesConcern(c) {
 		return true
 	}
 	for _, a := range p.Addresses {
