@@ -6,22 +6,27 @@ import "github.com/isthmus-mesh/isthmus/mesh"
 // the engine asks once for all views that agree in it: a thousand proxies that
 // differ in what they serve themselves come to one or two questions per change.
 
-// AffectedView says that Affected does not depend on the view.
-func (Assignments) AffectedView(View) View { return View{} }
+// AffectedView keeps what Affected looks at.
+func (Assignments) AffectedView(v View) View { return View{Sidecar: v.Sidecar} }
 
 // AffectedView keeps what Affected looks at.
-func (Upstreams) AffectedView(v View) View { return View{Kind: v.Kind, Dialect: v.Dialect} }
+func (Upstreams) AffectedView(v View) View { return View{Kind: v.Kind, Dialect: v.Dialect, Sidecar: v.Sidecar} }
 
 // AffectedView keeps what Affected looks at.
-func (Routes) AffectedView(v View) View { return View{Dialect: v.Dialect} }
+func (Routes) AffectedView(v View) View { return View{Dialect: v.Dialect, Sidecar: v.Sidecar} }
 
 // AffectedView keeps what Affected looks at.
 func (Listeners) AffectedView(v View) View {
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
-		return View{Dialect: v.Dialect, Namespace: v.Namespace, Domain: v.Domain}
+		return View{Dialect: v.Dialect, Namespace: v.Namespace, Domain: v.Domain, Sidecar: v.Sidecar}
 	case v.Kind == mesh.ProxySidecar:
-		return View{Kind: v.Kind, Dialect: v.Dialect, Cluster: v.Cluster, IPv4: v.IPv4, IPv6: v.IPv6}
+		// The Sidecar and the namespace decide which listeners it binds itself.
+		p := View{Kind: v.Kind, Dialect: v.Dialect, Cluster: v.Cluster, IPv4: v.IPv4, IPv6: v.IPv6, Sidecar: v.Sidecar}
+		if v.Sidecar != (ObjectName{}) {
+			p.Namespace, p.Interception = v.Namespace, v.Interception
+		}
+		return p
 	}
 	return v // a gateway's listeners are found by its labels
 }

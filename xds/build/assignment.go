@@ -89,8 +89,9 @@ func (Assignments) Build(in Inputs, v View, name string) (proto.Message, error) 
 }
 
 // Affected implements [Generator].
-func (Assignments) Affected(_ Inputs, _ View, c *registry.Change) Affected {
-	if c.Scope&(registry.ScopeSettings|registry.ScopeNetworks) != 0 {
+func (Assignments) Affected(in Inputs, v View, c *registry.Change) Affected {
+	c, all := sidecarAffected(in, v, c)
+	if all || c.Scope&(registry.ScopeSettings|registry.ScopeNetworks) != 0 {
 		return Affected{All: true}
 	}
 	var out Affected

@@ -38,6 +38,11 @@ type InboundTarget struct {
 	Port      uint16 `json:"port"`
 	Target    uint16 `json:"target"`
 	Protocol  string `json:"proto"`
+	// Sidecar names the Sidecar object that declares the port, NAMESPACE/NAME, and
+	// Endpoint is where it says that the workload listens: IP:PORT or unix://PATH,
+	// "" for where the client meant to go.
+	Sidecar  string `json:"sidecar,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
 }
 
 // Inbound is a comparable handle of an [InboundSpec]: handles of equal specs

@@ -2,6 +2,7 @@ package build
 
 import (
 	"strconv"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -23,6 +24,8 @@ type inboundTo struct {
 	// host and servicePort are named in spans and virtual hosts.
 	host        string
 	servicePort uint16
+	// sidecar names the Sidecar that declares the port, if one does.
+	sidecar string
 }
 
 // inboundChains makes the chains of the virtual inbound listener, and lists the
@@ -64,7 +67,7 @@ func targetChains(v View, t InboundTarget) inboundTo {
 	name := listenerName(wildcard(v), t.Target)
 	return inboundTo{
 		port: t.Target, protocol: mesh.Protocol(t.Protocol), upstream: UpstreamName(DirectionInbound, t.Target, "", ""),
-		httpName: name, tcpName: name, stat: "inbound_" + name + ";", host: t.Hostname, servicePort: t.Port,
+		httpName: name, tcpName: name, stat: "inbound_" + name + ";", host: t.Hostname, servicePort: t.Port, sidecar: t.Sidecar,
 	}
 }
 
@@ -119,7 +122,11 @@ func (to inboundTo) chain(name, transport string, alpn []string, filters []*list
 	if to.port != 0 {
 		m.DestinationPort = u32(uint32(to.port))
 	}
-	return &listenerv3.FilterChain{Name: name, FilterChainMatch: m, Filters: filters, TransportSocket: socket}
+	c := &listenerv3.FilterChain{Name: name, FilterChainMatch: m, Filters: filters, TransportSocket: socket}
+	if ns, name, ok := strings.Cut(to.sidecar, "/"); ok {
+		c.Metadata = originMetadata(mesh.KindSidecar, ObjectName{ns, name})
+	}
+	return c
 }
 
 // inboundRoutes is the route configuration of an inbound HTTP port: everything

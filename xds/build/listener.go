@@ -64,6 +64,9 @@ func sidecarNames(in Inputs, v View) []string {
 				names[listenerName(loopback(v), port)] = struct{}{}
 			}
 		}
+		for _, n := range boundListeners(in, v) {
+			names[n] = struct{}{}
+		}
 		return slices.Sorted(maps.Keys(names))
 	}
 	names[ListenerVirtualOutbound], names[ListenerVirtualInbound] = struct{}{}, struct{}{}
@@ -77,6 +80,9 @@ func sidecarNames(in Inputs, v View) []string {
 			names[listenerName(at.addr.String(), at.port)] = struct{}{}
 		}
 	}
+	for _, n := range boundListeners(in, v) {
+		names[n] = struct{}{}
+	}
 	return slices.Sorted(maps.Keys(names))
 }
 
@@ -86,7 +92,7 @@ func wildcardPorts(in Inputs, v View) map[uint16]struct{} {
 	out := map[uint16]struct{}{}
 	for s := range in.Catalog.Services() {
 		for _, number := range numbers(s) {
-			p, ok := serves(in, v, s, number)
+			p, ok := inPlace(in, v, s, number)
 			if ok && (p.Protocol.IsHTTP() || v.Interception != mesh.InterceptNone && hasNoAddress(s, v.Cluster)) {
 				out[number] = struct{}{}
 			}
@@ -104,7 +110,7 @@ func (Listeners) ListView(v View) View {
 		return View{Kind: v.Kind, Namespace: v.Namespace, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound}
 	}
 	p := View{Kind: v.Kind, Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: v.Namespace,
-		IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception)}
+		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception)}
 	if p.Interception == mesh.InterceptNone {
 		p.Inbound = v.Inbound // whose ports are not to be taken
 	}
@@ -117,7 +123,7 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
 		if _, ok := serverAddress(name); !ok {
-			p.Namespace, p.Domain = v.Namespace, v.Domain
+			p.Namespace, p.Domain, p.Sidecar = v.Namespace, v.Domain, v.Sidecar
 		}
 		return p
 	case v.Kind == mesh.ProxyRouter:
@@ -125,11 +131,13 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 		return p
 	case name == ListenerVirtualOutbound:
 		p.IPv4, p.IPv6, p.Interception = v.IPv4, v.IPv6, v.Interception
+		p.Sidecar = policySidecar(in, v)
 		return p
 	case name == ListenerVirtualInbound:
 		p.IPv4, p.IPv6, p.Interception, p.Inbound = v.IPv4, v.IPv6, v.Interception, v.Inbound
 	default:
-		p.Namespace, p.IPv4, p.IPv6, p.Interception = v.Namespace, v.IPv4, v.IPv6, captured(v.Interception)
+		p.Namespace, p.Sidecar = v.Namespace, v.Sidecar
+		p.IPv4, p.IPv6, p.Interception = v.IPv4, v.IPv6, captured(v.Interception)
 		if p.Interception == mesh.InterceptNone {
 			p.Inbound = v.Inbound
 		}
@@ -138,8 +146,12 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 		case !ok:
 		case !at.addr.IsUnspecified() && !at.addr.IsLoopback():
 			p.Cluster, p.Network, p.NetworkView = v.Cluster, v.Network, v.NetworkView
+		case boundEgress(in, v, at) != nil:
 		case speaksHTTP(in, v, at.port) && speaksHTTP(in, anyone, at.port):
-			p.Namespace = "" // all see HTTP there, and the listener names no service
+			// All see HTTP there, and the listener names no service.
+			if p.Sidecar = policySidecar(in, v); p.Sidecar == (ObjectName{}) {
+				p.Namespace = ""
+			}
 		}
 	}
 	if traced(in, v) { // spans name the workload
@@ -148,9 +160,19 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 	return p
 }
 
+// withoutNamespace is a view of the same kind to which nothing is hidden.
 func withoutNamespace(v View) View {
-	v.Namespace = ""
+	v.Namespace, v.Sidecar = "", ObjectName{}
 	return v
+}
+
+// policySidecar keeps the Sidecar if it decides what becomes of traffic to where
+// the mesh knows nothing.
+func policySidecar(in Inputs, v View) ObjectName {
+	if s := sidecarOf(in, v); s != nil && s.spec.GetOutboundTrafficPolicy() != nil {
+		return v.Sidecar
+	}
+	return ObjectName{}
 }
 
 // Build implements [Generator].
@@ -167,6 +189,11 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 		return grpcListener(in, v, name)
 	}
 	at, isAddress := parseListenerName(name)
+	if isAddress && v.Kind == mesh.ProxySidecar {
+		if e := boundEgress(in, v, at); e != nil {
+			return boundListener(in, v, e, at)
+		}
+	}
 	switch v.Kind {
 	case mesh.ProxyRouter:
 		if isAddress && at.addr.String() == wildcard(v) {
@@ -195,7 +222,8 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 
 // Affected implements [Generator].
 func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
-	if c.Scope&registry.ScopeSettings != 0 {
+	c, all := sidecarAffected(in, v, c)
+	if all || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
 	}
 	switch {
@@ -205,6 +233,9 @@ func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
 		return passthroughAffected(in, v, c)
 	case v.Kind == mesh.ProxySidecar:
 		names := map[string]struct{}{}
+		for _, n := range boundListeners(in, v) {
+			names[n] = struct{}{}
+		}
 		for k, s := range c.Services {
 			listenersOf(v, s, names)
 			if s.Aspects.Has(registry.AspectDefinition) { // what a host stands for depends on all that define it

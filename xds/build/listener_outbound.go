@@ -46,7 +46,7 @@ func httpListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) 
 	if err != nil {
 		return nil, err
 	}
-	other, err := f.tcp(elsewhere(in.Catalog))
+	other, err := f.tcp(elsewhere(in, v))
 	if err != nil {
 		return nil, err
 	}

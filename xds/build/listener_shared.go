@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -124,18 +125,13 @@ func detectionTimeout(c *registry.Catalog) *durationpb.Duration {
 	return duration(0)
 }
 
-// elsewhere is the upstream for outbound traffic to what the mesh does not
-// know: the original destination, or nothing where the mesh allows only what it
-// knows.
-func elsewhere(c *registry.Catalog) string {
-	if registryOnly(c) {
-		return UpstreamBlackHole
+// registryOnly reports whether proxies may talk to nothing but what the mesh
+// knows: by the Sidecar if it says so, else by MeshConfig.
+func registryOnly(in Inputs, v View) bool {
+	if s := sidecarOf(in, v); s != nil && s.spec.GetOutboundTrafficPolicy() != nil {
+		return s.spec.GetOutboundTrafficPolicy().GetMode() == networking.OutboundTrafficPolicy_REGISTRY_ONLY
 	}
-	return UpstreamPassthrough
-}
-
-func registryOnly(c *registry.Catalog) bool {
-	p := c.Settings.Mesh.GetOutboundTrafficPolicy()
+	p := in.Catalog.Settings.Mesh.GetOutboundTrafficPolicy()
 	return p != nil && p.GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
 }
 

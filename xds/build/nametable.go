@@ -54,15 +54,15 @@ func (NameTables) List(Inputs, View) []string { return []string{""} }
 // ListView implements [Generator].
 func (NameTables) ListView(View) View { return View{} }
 
-// AffectedView says that Affected does not depend on the view.
-func (NameTables) AffectedView(View) View { return View{} }
+// AffectedView keeps what Affected looks at.
+func (NameTables) AffectedView(v View) View { return View{Sidecar: v.Sidecar} }
 
 // Project implements [Generator].
 func (NameTables) Project(in Inputs, v View, name string) View {
 	if name != "" {
 		return View{}
 	}
-	p := View{Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: tableScope(in, v)}
+	p := View{Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: tableScope(in, v), Sidecar: v.Sidecar}
 	p.IPv4, p.IPv6 = families(v)
 	return p
 }
@@ -114,12 +114,14 @@ func (NameTables) Encode(in Inputs, v View, name string, dst []byte) ([]byte, bo
 }
 
 // Affected implements [Generator].
-func (NameTables) Affected(_ Inputs, _ View, c *registry.Change) Affected {
-	if c.Scope.Has(registry.ScopeSettings) {
+func (NameTables) Affected(in Inputs, v View, c *registry.Change) Affected {
+	c, all := sidecarAffected(in, v, c)
+	if all || c.Scope.Has(registry.ScopeSettings) {
 		return Affected{All: true}
 	}
+	scoped := v.Sidecar != (ObjectName{}) // which may let services in by their ports
 	for _, s := range c.Services {
-		if s.Aspects.Has(registry.AspectDefinition) && !sameNames(s.Before, s.After) ||
+		if s.Aspects.Has(registry.AspectDefinition) && (scoped || !sameNames(s.Before, s.After)) ||
 			s.Aspects.Has(registry.AspectEndpoints) && (podsNamed(s.Before) || podsNamed(s.After)) {
 			return Affected{Names: []string{""}}
 		}

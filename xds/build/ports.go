@@ -30,7 +30,7 @@ import (
 // than another name for one.
 func sees(in Inputs, v View, s *mesh.Service) bool {
 	return s.Lead.Resolution != mesh.ResolutionAlias &&
-		s.VisibleTo(v.Namespace, in.Catalog.Settings.Mesh.GetDefaultServiceExportTo())
+		s.VisibleTo(v.Namespace, in.Catalog.Settings.Mesh.GetDefaultServiceExportTo()) && admitsAny(in, v, s)
 }
 
 // serves returns the port under which the view's proxies know the service at a
@@ -51,6 +51,13 @@ func speaks(in Inputs, v View, s *mesh.Service, number uint16) bool {
 func streams(in Inputs, v View, s *mesh.Service, number uint16) (mesh.Port, bool) {
 	p, ok := serves(in, v, s, number)
 	return p, ok && !p.Protocol.IsHTTP()
+}
+
+// inPlace is [serves] for what the view's proxies reach where the service itself
+// is: not only at an address that an egress listener of their Sidecar binds.
+func inPlace(in Inputs, v View, s *mesh.Service, number uint16) (mesh.Port, bool) {
+	p, ok := serves(in, v, s, number)
+	return p, ok && admit(in, v, s, number)&admitFree != 0
 }
 
 // older orders services by age, oldest first, then by key.
@@ -174,7 +181,7 @@ func owner(in Inputs, v View, at place) claim {
 		if c.rank == claimNone || !c.beats(best) {
 			continue
 		}
-		if _, ok := serves(in, v, s, at.port); ok {
+		if _, ok := inPlace(in, v, s, at.port); ok {
 			best = c
 		}
 	}
@@ -199,7 +206,7 @@ func claims(in Inputs, v View) map[place]claim {
 	for s := range in.Catalog.Services() {
 		pods := headless(s, v.Cluster)
 		for _, number := range numbers(s) {
-			p, ok := serves(in, v, s, number)
+			p, ok := inPlace(in, v, s, number)
 			switch {
 			case !ok:
 			case !pods:
@@ -235,7 +242,7 @@ func numbers(s *mesh.Service) []uint16 {
 func addressless(in Inputs, v View, number uint16) *mesh.Service {
 	var best *mesh.Service
 	for _, s := range in.Catalog.OnPort(number) {
-		p, ok := serves(in, v, s, number)
+		p, ok := inPlace(in, v, s, number)
 		switch {
 		case !ok:
 		case p.Protocol.IsHTTP():
@@ -253,7 +260,10 @@ func hasNoAddress(s *mesh.Service, id mesh.ClusterID) bool {
 
 // speaksHTTP reports whether the view sees a service with HTTP on the port.
 func speaksHTTP(in Inputs, v View, number uint16) bool {
-	return slices.ContainsFunc(in.Catalog.OnPort(number), func(s *mesh.Service) bool { return speaks(in, v, s, number) })
+	return slices.ContainsFunc(in.Catalog.OnPort(number), func(s *mesh.Service) bool {
+		p, ok := inPlace(in, v, s, number)
+		return ok && p.Protocol.IsHTTP()
+	})
 }
 
 // reserved reports whether a port belongs to the proxy itself: a second

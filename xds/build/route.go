@@ -44,7 +44,7 @@ func (Routes) ListView(View) View { return View{} }
 
 // Project implements [Generator].
 func (Routes) Project(_ Inputs, v View, name string) View {
-	p := View{Kind: v.Kind, Dialect: istioDialect(v.Dialect), Namespace: v.Namespace}
+	p := View{Kind: v.Kind, Dialect: istioDialect(v.Dialect), Namespace: v.Namespace, Sidecar: v.Sidecar}
 	if _, ok := parsePort(name); ok && v.Dialect != mesh.DialectGRPC {
 		p.Domain, p.Cluster = v.Domain, v.Cluster
 	}
@@ -79,7 +79,8 @@ func buildRoutes(in Inputs, v View, name string) *routev3.RouteConfiguration {
 
 // Affected implements [Generator].
 func (Routes) Affected(in Inputs, v View, c *registry.Change) Affected {
-	if c.Scope&registry.ScopeSettings != 0 {
+	c, all := sidecarAffected(in, v, c)
+	if all || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
 	}
 	names := map[string]struct{}{}
@@ -143,7 +144,7 @@ func portRoutes(in Inputs, v View, name string, port uint16) *routev3.RouteConfi
 		}
 	}
 	if _, ok := taken["*"]; !ok { // a service may stand for every host itself
-		hosts = append(hosts, catchAll(in.Catalog))
+		hosts = append(hosts, catchAll(in, v))
 	}
 	return routeConfiguration(name, hosts)
 }

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
-	"github.com/isthmus-mesh/isthmus/registry"
 )
 
 const (
@@ -91,9 +90,9 @@ func (b *routeBuilder) virtualHost(host mesh.Hostname, port uint16, domains []st
 // catchAll is the virtual host for hosts that the mesh does not know: they are
 // dialled as if there were no proxy, or refused if the mesh allows only what it
 // knows.
-func catchAll(c *registry.Catalog) *routev3.VirtualHost {
+func catchAll(in Inputs, v View) *routev3.VirtualHost {
 	everything := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
-	if registryOnly(c) {
+	if registryOnly(in, v) {
 		return &routev3.VirtualHost{
 			Name: blockAll, Domains: []string{"*"}, IncludeRequestAttemptCount: true,
 			Routes: []*routev3.Route{{Name: blockAll, Match: everything, Action: &routev3.Route_DirectResponse{
@@ -104,7 +103,7 @@ func catchAll(c *registry.Catalog) *routev3.VirtualHost {
 	return &routev3.VirtualHost{
 		Name: allowAny, Domains: []string{"*"}, IncludeRequestAttemptCount: true,
 		Routes: []*routev3.Route{{Name: allowAny, Match: everything, Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: UpstreamPassthrough},
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: elsewhere(in, v)},
 			Timeout:          duration(0),
 			MaxGrpcTimeout:   duration(0), //nolint:staticcheck // as above
 		}}}},

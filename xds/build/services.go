@@ -20,7 +20,7 @@ func findServed(in Inputs, v View, host mesh.Hostname, port uint16) (served, boo
 	var found served
 	for _, s := range in.Catalog.Host(host) {
 		p, ok := servedPort(s, port)
-		if !ok || !sees(in, v, s) {
+		if !ok || !sees(in, v, s) || admit(in, v, s, port) == 0 {
 			continue
 		}
 		if found.service == nil || s.Key.Namespace == v.Namespace {

@@ -52,7 +52,9 @@ func (Upstreams) List(in Inputs, v View) []string {
 			continue
 		}
 		for _, p := range servedPorts(s) {
-			out = append(out, UpstreamName(DirectionOutbound, p.Number, "", s.Key.Hostname))
+			if admit(in, v, s, p.Number) != 0 {
+				out = append(out, UpstreamName(DirectionOutbound, p.Number, "", s.Key.Hostname))
+			}
 		}
 		if !slices.ContainsFunc(servers, func(srv passthroughServer) bool { return srv.serves(s) }) {
 			continue
@@ -76,7 +78,7 @@ func (Upstreams) List(in Inputs, v View) []string {
 
 // ListView implements [Generator].
 func (Upstreams) ListView(v View) View {
-	out := View{Namespace: v.Namespace}
+	out := View{Namespace: v.Namespace, Sidecar: v.Sidecar}
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
 		out.Dialect = v.Dialect
@@ -101,7 +103,7 @@ func (Upstreams) Project(in Inputs, v View, name string) View {
 	case id.SNI:
 		return projectSNI(in, v, id)
 	case id.Direction == DirectionInbound:
-		return projectInbound(v, id.Port)
+		return projectInbound(in, v, id.Port)
 	}
 	return projectOutbound(in, v, id)
 }
@@ -138,8 +140,9 @@ func buildUpstream(in Inputs, v View, name string) (*clusterv3.Cluster, error) {
 }
 
 // Affected implements [Generator].
-func (Upstreams) Affected(_ Inputs, v View, c *registry.Change) Affected {
-	if c.Scope&registry.ScopeSettings != 0 {
+func (Upstreams) Affected(in Inputs, v View, c *registry.Change) Affected {
+	c, all := sidecarAffected(in, v, c)
+	if all || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
 	}
 	if v.Kind == mesh.ProxyRouter {

@@ -57,12 +57,16 @@ func targetsAt(v View, port uint16) []InboundTarget {
 	return slices.DeleteFunc(v.Inbound.Spec().Targets, func(t InboundTarget) bool { return t.Target != port })
 }
 
-func projectInbound(v View, port uint16) View {
+func projectInbound(in Inputs, v View, port uint16) View {
 	targets := targetsAt(v, port)
 	if len(targets) == 0 {
 		return View{}
 	}
-	return View{IPv4: v.IPv4, IPv6: v.IPv6, Inbound: MakeInbound(InboundSpec{Targets: targets})}
+	p := View{IPv4: v.IPv4, IPv6: v.IPv6, Inbound: MakeInbound(InboundSpec{Targets: targets})}
+	if ingressPool(in, v, port) != nil {
+		p.Sidecar = v.Sidecar
+	}
+	return p
 }
 
 // inboundUpstream makes the upstream of one port of the workload. The first
@@ -84,6 +88,9 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 		u.TypedExtensionProtocolOptions = http2Only()
 	case p == mesh.ProtocolAuto:
 		u.TypedExtensionProtocolOptions = likeDownstream(nil)
+	}
+	if at := targets[0].Endpoint; at != "" {
+		toEndpoint(u, at)
 	}
 	var services []string
 	for i, t := range targets {

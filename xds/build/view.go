@@ -54,8 +54,12 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 	if v.Kind == mesh.ProxySidecar && v.Dialect != mesh.DialectGRPC {
 		v.Interception = cmp.Or(p.Interception, mesh.InterceptRedirect)
 	}
-	v.Inbound = MakeInbound(inboundSpec(in, p, w))
 	selectPolicies(in, p, w, &v)
+	spec := inboundSpec(in, p, w)
+	if s := sidecarOf(in, v); s != nil && len(s.spec.GetIngress()) > 0 && v.Dialect != mesh.DialectGRPC {
+		spec.Targets = ingressTargets(s, p, spec.Targets)
+	}
+	v.Inbound = MakeInbound(spec)
 	return v
 }
 

@@ -1,0 +1,143 @@
+package build
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry"
+)
+
+// boundListeners lists the names of the listeners that the view's Sidecar binds
+// itself: those of egress listeners with a port and an address of their own that
+// import anything.
+func boundListeners(in Inputs, v View) []string {
+	scope := sidecarOf(in, v)
+	if scope == nil {
+		return nil
+	}
+	var out []string
+	for i := range scope.egress {
+		e := &scope.egress[i]
+		if at, ok := e.place(v); ok && len(e.services(in, v)) > 0 && !reserved(in, at.port) {
+			out = append(out, listenerName(at.addr.String(), at.port))
+		}
+	}
+	return out
+}
+
+// place is where an egress listener is bound; false if it is where its services are.
+func (e *egress) place(v View) (place, bool) {
+	if !e.fixed() {
+		return place{}, false
+	}
+	addr, err := netip.ParseAddr(cmp.Or(e.bind, loopback(v)))
+	return place{addr, e.port}, err == nil
+}
+
+// boundEgress finds the egress listener that is bound to an address; nil if none is.
+func boundEgress(in Inputs, v View, at place) *egress {
+	scope := sidecarOf(in, v)
+	if scope == nil {
+		return nil
+	}
+	for i := range scope.egress {
+		if p, ok := scope.egress[i].place(v); ok && p == at {
+			return &scope.egress[i]
+		}
+	}
+	return nil
+}
+
+// services lists the services whose port the listener imports, oldest first.
+func (e *egress) services(in Inputs, v View) []*mesh.Service {
+	var out []*mesh.Service
+	for _, s := range in.Catalog.OnPort(e.port) {
+		if _, ok := serves(in, v, s, e.port); ok && e.admits(in, v, s, e.port) {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, older)
+	return out
+}
+
+// boundListener makes the listener of an egress listener with an address of its
+// own. The protocol that the Sidecar names decides: with HTTP requests are told
+// apart by host, else all connections go to the oldest service.
+func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener, error) {
+	services := e.services(in, v)
+	if len(services) == 0 || reserved(in, at.port) {
+		return nil, nil
+	}
+	f, err := newFilters(in, v, DirectionOutbound)
+	if err != nil {
+		return nil, err
+	}
+	addr := at.addr.String()
+	var filters []*listenerv3.Filter
+	if mesh.Protocol(e.protocol).IsHTTP() {
+		filters, err = f.http(outboundStat(addr, at.port), byRDS(strconv.Itoa(int(at.port))), false)
+	} else {
+		filters, err = f.tcp(UpstreamName(DirectionOutbound, at.port, "", services[0].Key.Hostname))
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := outboundListener(in, addr, at.port)
+	if e.direct || v.Interception == mesh.InterceptNone {
+		l.BindToPort = nil
+	}
+	l.FilterChains = []*listenerv3.FilterChain{{Filters: filters, TransportSocketConnectTimeout: duration(connectTimeout)}}
+	return l, nil
+}
+
+// sidecarAffected tells what a change does to a view through its Sidecar: a
+// changed Sidecar concerns everything; a changed VirtualService may have let in
+// or shut out the services that it sends requests to, which then count as
+// changed themselves.
+func sidecarAffected(in Inputs, v View, c *registry.Change) (widened *registry.Change, all bool) {
+	if v.Sidecar == (ObjectName{}) || len(c.Objects) == 0 {
+		return c, false
+	}
+	var hosts []mesh.Hostname
+	for k, o := range c.Objects {
+		switch k.Kind {
+		case mesh.KindSidecar:
+			if (ObjectName{k.Namespace, k.Name}) == v.Sidecar {
+				return c, true
+			}
+		case mesh.KindVirtualService:
+			for _, x := range []*mesh.Object{o.Before, o.After} {
+				if x != nil {
+					for h := range indexDestinations([]*mesh.Object{x}) {
+						hosts = append(hosts, h)
+					}
+				}
+			}
+		}
+	}
+	if len(hosts) == 0 {
+		return c, false
+	}
+	wider := *c
+	wider.Services = make(map[mesh.ServiceKey]registry.ServiceChange, len(c.Services)+len(hosts))
+	for k, s := range c.Services {
+		wider.Services[k] = s
+	}
+	for _, h := range hosts {
+		for _, s := range in.Catalog.Host(h) {
+			x, ok := wider.Services[s.Key]
+			if !ok {
+				set := in.Endpoints.Endpoints(s.Key)
+				x = registry.ServiceChange{Before: s, After: s, EndpointsBefore: set, EndpointsAfter: set}
+			}
+			x.Aspects |= registry.AspectDefinition
+			wider.Services[s.Key] = x
+		}
+	}
+	return &wider, false
+}

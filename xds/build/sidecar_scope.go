@@ -1,0 +1,263 @@
+package build
+
+import (
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry"
+)
+
+// A Sidecar object says which hosts a proxy sees, by the egress listeners that
+// import them. A listener without a port imports whole services; one with a port
+// imports only that port of them, and if it names an address to bind, serves it
+// there and nowhere else. What a VirtualService among the imported hosts sends
+// requests on to is imported with it.
+//
+// Source of the rules: https://istio.io/latest/docs/reference/config/networking/sidecar/
+
+// sidecarScope is a Sidecar object in the form that it is asked in.
+type sidecarScope struct {
+	object *mesh.Object
+	spec   *networking.Sidecar
+	egress []egress
+}
+
+// egress is one egress listener of a Sidecar.
+type egress struct {
+	// port is 0 for all ports.
+	port     uint16
+	protocol string
+	// bind is the address that the listener is bound to, "" for where the services
+	// themselves are.
+	bind string
+	// direct says that clients dial the listener itself: nothing intercepts.
+	direct bool
+	hosts  []egressHost
+}
+
+// egressHost is NAMESPACE/HOST. The namespace may be "*" for all, "." for the
+// proxy's own and "~" for none; the host a name, "*.SUFFIX" or "*".
+type egressHost struct{ namespace, host string }
+
+// matches reports whether a host of a namespace is imported by a proxy of
+// namespace own.
+func (e egressHost) matches(own, namespace string, host mesh.Hostname) bool {
+	switch e.namespace {
+	case "*", namespace:
+	case ".":
+		if own != namespace {
+			return false
+		}
+	default:
+		return false
+	}
+	_, ok := hostRank(e.host, host)
+	return ok
+}
+
+func (e *egress) imports(own, namespace string, host mesh.Hostname) bool {
+	return slices.ContainsFunc(e.hosts, func(h egressHost) bool { return h.matches(own, namespace, host) })
+}
+
+// sidecarScopes holds all Sidecars by name.
+type sidecarScopes map[ObjectName]*sidecarScope
+
+func indexSidecars(all []*mesh.Object) sidecarScopes {
+	out := make(sidecarScopes, len(all))
+	for _, o := range all {
+		if s, ok := o.Spec.(*networking.Sidecar); ok {
+			out[ObjectName{o.Key.Namespace, o.Key.Name}] = newSidecarScope(o, s)
+		}
+	}
+	return out
+}
+
+func newSidecarScope(o *mesh.Object, s *networking.Sidecar) *sidecarScope {
+	c := &sidecarScope{object: o, spec: s}
+	for _, l := range s.GetEgress() {
+		e := egress{bind: l.GetBind(), direct: l.GetCaptureMode() == networking.CaptureMode_NONE}
+		if n := l.GetPort().GetNumber(); n > 0 && n <= 65535 {
+			e.port, e.protocol = uint16(n), strings.ToUpper(l.GetPort().GetProtocol())
+		}
+		for _, h := range l.GetHosts() {
+			if ns, host, ok := strings.Cut(h, "/"); ok {
+				e.hosts = append(e.hosts, egressHost{ns, strings.ToLower(host)})
+			}
+		}
+		c.egress = append(c.egress, e)
+	}
+	if len(c.egress) == 0 { // it is only about what comes in
+		c.egress = []egress{{hosts: []egressHost{{"*", "*"}}}}
+	}
+	return c
+}
+
+// sidecarOf returns the Sidecar that is in force for a view, nil if none is.
+func sidecarOf(in Inputs, v View) *sidecarScope {
+	if v.Sidecar == (ObjectName{}) {
+		return nil
+	}
+	return registry.Derived(in.Catalog, mesh.KindSidecar, indexSidecars)[v.Sidecar]
+}
+
+// admission says how a service port comes into a view.
+type admission uint8
+
+const (
+	// admitFree: where the service itself is, at its addresses and port.
+	admitFree admission = 1 << iota
+	// admitBound: at the address that an egress listener binds.
+	admitBound
+)
+
+// admit tells how the view's Sidecar lets a service port in; 0 means not at all.
+func admit(in Inputs, v View, s *mesh.Service, number uint16) admission {
+	scope := sidecarOf(in, v)
+	if scope == nil {
+		return admitFree
+	}
+	var how admission
+	for i := range scope.egress {
+		e := &scope.egress[i]
+		if e.port != 0 && e.port != number {
+			continue
+		}
+		as := admitFree
+		if e.fixed() {
+			as = admitBound
+		}
+		if how&as == 0 && e.admits(in, v, s, number) {
+			how |= as
+		}
+	}
+	return how
+}
+
+// fixed reports whether the listener is at one address for all its services.
+func (e *egress) fixed() bool { return e.port != 0 && (e.bind != "" || e.direct) }
+
+func (e *egress) admits(in Inputs, v View, s *mesh.Service, number uint16) bool {
+	return e.imports(v.Namespace, s.Key.Namespace, s.Key.Hostname) || e.follows(in, v, s, number)
+}
+
+// follows reports whether a VirtualService that the listener imports sends
+// requests to the service port.
+func (e *egress) follows(in Inputs, v View, s *mesh.Service, number uint16) bool {
+	for _, d := range registry.Derived(in.Catalog, mesh.KindVirtualService, indexDestinations)[s.Key.Hostname] {
+		if d.port != 0 && d.port != number || !d.visibleTo(in, v.Namespace) {
+			continue
+		}
+		if slices.ContainsFunc(d.hosts, func(h mesh.Hostname) bool { return e.imports(v.Namespace, d.object.Key.Namespace, h) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// admitsAny reports whether any port of a service is in the view.
+func admitsAny(in Inputs, v View, s *mesh.Service) bool {
+	if v.Sidecar == (ObjectName{}) {
+		return true
+	}
+	return slices.ContainsFunc(s.Ports, func(p mesh.Port) bool { return admit(in, v, s, p.Number) != 0 })
+}
+
+// destination is where a VirtualService of the mesh sends requests.
+type routedTo struct {
+	object *mesh.Object
+	spec   *networking.VirtualService
+	hosts  []mesh.Hostname
+	port   uint16 // 0 for any
+}
+
+// destinations lists by host the VirtualServices that send requests there.
+type destinations map[mesh.Hostname][]routedTo
+
+func indexDestinations(all []*mesh.Object) destinations {
+	out := destinations{}
+	for _, o := range all {
+		vs, ok := o.Spec.(*networking.VirtualService)
+		if !ok || len(vs.GetGateways()) > 0 && !slices.Contains(vs.GetGateways(), "mesh") {
+			continue
+		}
+		var hosts []mesh.Hostname
+		for _, h := range vs.GetHosts() {
+			hosts = append(hosts, fullHost(h, o.Key.Namespace))
+		}
+		eachDestination(vs, func(d *networking.Destination) {
+			h := fullHost(d.GetHost(), o.Key.Namespace)
+			out[h] = append(out[h], routedTo{o, vs, hosts, uint16(d.GetPort().GetNumber())})
+		})
+	}
+	return out
+}
+
+func eachDestination(vs *networking.VirtualService, f func(*networking.Destination)) {
+	some := func(d *networking.Destination) {
+		if d.GetHost() != "" {
+			f(d)
+		}
+	}
+	for _, r := range vs.GetHttp() {
+		for _, d := range r.GetRoute() {
+			some(d.GetDestination())
+		}
+		some(r.GetMirror())
+		for _, m := range r.GetMirrors() {
+			some(m.GetDestination())
+		}
+	}
+	for _, r := range vs.GetTcp() {
+		for _, d := range r.GetRoute() {
+			some(d.GetDestination())
+		}
+	}
+	for _, r := range vs.GetTls() {
+		for _, d := range r.GetRoute() {
+			some(d.GetDestination())
+		}
+	}
+}
+
+// fullHost completes a host name that a policy writes short: without a dot it is
+// that of a Service beside the policy.
+func fullHost(host, namespace string) mesh.Hostname {
+	if host == "" || strings.Contains(host, ".") || strings.HasPrefix(host, "*") {
+		return mesh.Hostname(strings.ToLower(host))
+	}
+	return mesh.Hostname(strings.ToLower(host) + "." + namespace + ".svc." + DefaultDomain)
+}
+
+func (d *routedTo) visibleTo(in Inputs, namespace string) bool {
+	export := d.spec.GetExportTo()
+	if len(export) == 0 {
+		export = in.Catalog.Settings.Mesh.GetDefaultVirtualServiceExportTo()
+	}
+	return exported(export, d.object.Key.Namespace, namespace)
+}
+
+// exported reports whether something of a namespace is exported to another one
+// by an exportTo list; an empty list exports to all.
+func exported(to []string, from, namespace string) bool {
+	return len(to) == 0 || slices.ContainsFunc(to, func(e string) bool {
+		return e == "*" || e == namespace || e == "." && from == namespace
+	})
+}
+
+// elsewhere is the upstream for outbound traffic to what the mesh does not
+// know: the original destination or the proxy that the Sidecar names for it, or
+// nothing where only what is known is allowed.
+func elsewhere(in Inputs, v View) string {
+	if registryOnly(in, v) {
+		return UpstreamBlackHole
+	}
+	if s := sidecarOf(in, v); s != nil {
+		if d := s.spec.GetOutboundTrafficPolicy().GetEgressProxy(); d.GetHost() != "" {
+			return UpstreamName(DirectionOutbound, uint16(d.GetPort().GetNumber()), d.GetSubset(), fullHost(d.GetHost(), s.object.Key.Namespace))
+		}
+	}
+	return UpstreamPassthrough
+}
