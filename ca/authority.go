@@ -237,7 +237,7 @@ type Certificate struct {
 // Sign issues a certificate for a workload. Errors wrap [ErrBadCSR],
 // [ErrNotReady] or [ErrIssuerExpired] where these are the reason.
 func (a *Authority) Sign(req SignRequest) (*Certificate, error) {
-	csr, err := parseCSR(req.CSR)
+	key, err := parseCSR(req.CSR)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func (a *Authority) Sign(req SignRequest) (*Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
 	}
-	return a.issue(leaf{key: csr.PublicKey, uri: spiffe}, req.Lifetime)
+	return a.issue(leaf{key: key, uri: spiffe}, req.Lifetime)
 }
 
 // issueServing issues a certificate for the control plane's own servers.
@@ -283,7 +283,7 @@ func (a *Authority) issue(l leaf, lifetime time.Duration) (*Certificate, error) 
 	}
 	cert := &Certificate{DER: der, Serial: l.serial, NotBefore: l.notBefore, NotAfter: l.notAfter, anchors: st.anchors, issuer: st.signer}
 	cert.Chain = make([]string, 0, 2+len(st.chainPEM))
-	cert.Chain = append(cert.Chain, string(encodeDER(der)))
+	cert.Chain = append(cert.Chain, encodeDER(der))
 	cert.Chain = append(append(cert.Chain, st.chainPEM...), st.trustText)
 	return cert, nil
 }

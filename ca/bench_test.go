@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
@@ -9,16 +8,11 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"net/netip"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	securityapi "istio.io/api/security/v1alpha1"
 
 	"github.com/isthmus-mesh/isthmus/ca/authn"
@@ -81,64 +75,6 @@ func BenchmarkService(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certs/s")
-}
-
-// BenchmarkReconnect: proxies come back all at once; each opens a TLS
-// connection and asks for a certificate. One iteration is one such storm of 250
-// proxies (set by nothing but the machine's patience); it reports connections
-// per second and the p99 of the whole exchange.
-func BenchmarkReconnect(b *testing.B) {
-	const proxies = 250
-	clk := func() time.Time { return time.Now() }
-	w := newServiceWorld(b, func(c *ServiceConfig) {
-		c.Authority = realAuthority(b)
-		c.Clock, c.Logger, c.PeerRate, c.IdentityRate = clk, nil, -1, -1
-	})
-	s, err := NewServing(ServingConfig{Authority: w.service.cfg.Authority, DNSNames: []string{"istiod.istio-system.svc"}})
-	require.NoError(b, err)
-	require.NoError(b, s.renew())
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(b, err)
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(s.TLSConfig())))
-	w.service.Register(server)
-	go func() { _ = server.Serve(lis) }()
-	defer server.Stop()
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(s.Bundle())
-	req := &securityapi.IstioCertificateRequest{Csr: string(agentCSR(b, ecKey(b), "x:y"))}
-	var took []time.Duration
-	for b.Loop() {
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for range proxies {
-			wg.Go(func() {
-				begin := time.Now()
-				conn, err := grpc.NewClient(lis.Addr().String(),
-					grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(pool, "istiod.istio-system.svc")))
-				if err == nil {
-					_, err = securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(context.Background(), req)
-					_ = conn.Close()
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				if err != nil {
-					b.Error(err)
-				}
-				took = append(took, time.Since(begin))
-			})
-		}
-		wg.Wait()
-	}
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)*99/100].Milliseconds()), "ms-p99")
-	b.ReportMetric(float64(len(took))/b.Elapsed().Seconds(), "conns/s")
-}
-
-func realAuthority(b *testing.B) *Authority {
-	a, err := NewAuthority(AuthorityConfig{})
-	require.NoError(b, err)
-	require.NoError(b, a.install(newRoot(b, "r", time.Now(), 3650*24*time.Hour), nil))
-	return a
 }
 
 // BenchmarkRefusal: what a flood of unauthenticated requests costs.

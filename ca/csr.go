@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -16,10 +17,10 @@ const maxCSR = 32 << 10
 // sender has to put right; the text may be sent back.
 var ErrBadCSR = errors.New("invalid certificate request")
 
-// parseCSR reads a certificate request and checks that its sender holds the
-// key. Of the rest of it nothing is used: names come from the credential, the
-// certificate's properties from us.
-func parseCSR(text []byte) (*x509.CertificateRequest, error) {
+// parseCSR reads the key of a certificate request and checks that its sender
+// holds it. Of the rest of it nothing is used: names come from the credential,
+// the certificate's properties from us.
+func parseCSR(text []byte) (crypto.PublicKey, error) {
 	if len(text) > maxCSR {
 		return nil, fmt.Errorf("%w: longer than %d octets", ErrBadCSR, maxCSR)
 	}
@@ -29,6 +30,9 @@ func parseCSR(text []byte) (*x509.CertificateRequest, error) {
 	}
 	if block.Type != pemCSR && block.Type != pemCSRLegacy {
 		return nil, fmt.Errorf("%w: want a PEM block of type %q", ErrBadCSR, pemCSR)
+	}
+	if key, ok := keyOfP256(block.Bytes); ok {
+		return key, nil
 	}
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
@@ -41,5 +45,5 @@ func parseCSR(text []byte) (*x509.CertificateRequest, error) {
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("%w: its signature does not verify with its key: %w", ErrBadCSR, err)
 	}
-	return csr, nil
+	return csr.PublicKey, nil
 }

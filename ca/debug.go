@@ -27,6 +27,9 @@ type Progress struct {
 	// SwitchBy is when the signer is switched at the latest, zero if nothing is
 	// being distributed or not every replica does so yet.
 	SwitchBy time.Time `json:"switchBy,omitzero"`
+	// Waits says for people what the next step of a rotation waits for, "" if
+	// none is under way.
+	Waits string `json:"waits,omitempty"`
 	// Replicas as they reported last; only during a rotation.
 	Replicas map[string]ReplicaReport `json:"replicas,omitempty"`
 	// Issuer, Chain and Roots are the certificates in use.
@@ -49,9 +52,9 @@ func (k *Keeper) Progress() Progress {
 	k.mu.Unlock()
 	p.Phase, p.Threshold = p.RotationState.Phase(), k.cfg.Rotation.Threshold
 	if p.Next != nil && !p.Distributed.IsZero() {
-		p.SwitchBy = earlier(p.Distributed.Add(k.cfg.Rotation.MaxLifetime+k.cfg.Rotation.Margin),
-			p.Current.NotAfter.Add(-k.cfg.Rotation.DefaultLifetime))
+		p.SwitchBy = p.switchBy(k.cfg.Rotation)
 	}
+	p.Waits = p.waits(k.cfg.Rotation, k.now(), p.Share, p.Replicas)
 	if st := k.cfg.Authority.state.Load(); st != nil {
 		p.Ready = k.now().Before(st.notAfter)
 		issuer := describe(st.signer.Cert)

@@ -409,11 +409,20 @@ func (k *Keeper) rootsOf(rec *rotationRecord, st RotationState) (map[string]*x50
 	return out, nil
 }
 
-// apply hands the state to the authority if it differs from what it has.
+// apply hands the state to the authority and only then says so: whoever reads
+// the progress may rely on the authority being as far.
 func (k *Keeper) apply(rec *rotationRecord, st RotationState, share Share, reports map[string]ReplicaReport) error {
+	if err := k.install(rec, st); err != nil {
+		return err
+	}
 	k.note(func(p *Progress) {
 		p.RotationState, p.Error, p.Share, p.Replicas = st, "", share, reports
 	})
+	return nil
+}
+
+// install hands the state to the authority if it differs from what it has.
+func (k *Keeper) install(rec *rotationRecord, st RotationState) error {
 	signer := k.material[st.Current.ID]
 	if signer == nil {
 		return nil // waiting for its key

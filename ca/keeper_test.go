@@ -390,6 +390,43 @@ func TestFileSourceNoticesChanges(t *testing.T) {
 	require.ErrorAs(t, err, &bad)
 }
 
+// What the progress says the authority has already done: it never runs ahead.
+func TestProgressFollowsTheAuthority(t *testing.T) {
+	c := newClock()
+	good, next := newRoot(t, "good", c.Now(), 3650*24*time.Hour), newRoot(t, "next", c.Now(), 3650*24*time.Hour)
+	broken := *next
+	broken.key = lyingKey{next.key}
+	source := &fixedSource{bundle: good}
+	r := newReplica(t, "x", c, nil, source)
+	r.keeper.cfg.Rotation.Immediate = true
+	var seen []string // what the progress says at the moment at which the authority changes
+	defer r.auth.OnChange(func() { seen = append(seen, r.keeper.Progress().Current.ID) })()
+	r.look(t)
+	require.Equal(t, good.ID(), r.keeper.Progress().Current.ID)
+
+	source.bundle = &broken
+	r.look(t)
+	p := r.keeper.Progress()
+	require.Equal(t, good.ID(), p.Current.ID, "that key does not sign")
+	require.Contains(t, p.Error, "try issuing key")
+
+	source.bundle = next
+	r.keeper.material[next.ID()] = next
+	r.look(t)
+	p = r.keeper.Progress()
+	require.Equal(t, next.ID(), p.Current.ID, p.Error)
+	require.Empty(t, p.Error)
+	require.Equal(t, []string{"", good.ID()}, seen)
+}
+
+// fixedSource holds what a test puts there.
+type fixedSource struct{ bundle *Bundle }
+
+func (*fixedSource) Name() string                            { return "a fixed source" }
+func (s *fixedSource) Load(context.Context) (*Bundle, error) { return s.bundle, nil }
+func (*fixedSource) Watch(context.Context, func()) error     { return nil }
+func (*fixedSource) Object() mesh.ObjectRef                  { return mesh.ObjectRef{} }
+
 func TestDebugCA(t *testing.T) {
 	c := newClock()
 	self, err := NewSelfSigned(SelfSignedConfig{Clock: c.Now})

@@ -10,7 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/pem"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/big"
@@ -230,9 +230,7 @@ func encodePublicKey(key crypto.PublicKey) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode public key: %w", err)
 		}
-		// id-ecPublicKey, prime256v1
-		algorithm := []byte{tagSequence, 0x13, tagOID, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, tagOID, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}
-		return der(tagSequence, algorithm, der(tagBitString, []byte{0}, point)), nil
+		return der(tagSequence, []byte(algorithmP256), der(tagBitString, []byte{0}, point)), nil
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -241,6 +239,17 @@ func encodePublicKey(key crypto.PublicKey) ([]byte, error) {
 	return spki, nil
 }
 
-func encodeDER(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})
+// encodeDER writes a certificate in PEM. It is encoding/pem without headers, and
+// without the writers that break its lines.
+func encodeDER(der []byte) string {
+	const perLine = 48 // octets in the 64 characters of a line
+	const begin, end = "-----BEGIN " + pemCertificate + "-----\n", "-----END " + pemCertificate + "-----\n"
+	out := make([]byte, 0, len(begin)+len(end)+base64.StdEncoding.EncodedLen(len(der))+len(der)/perLine+1)
+	out = append(out, begin...)
+	for len(der) > 0 {
+		n := min(perLine, len(der))
+		out = append(base64.StdEncoding.AppendEncode(out, der[:n]), '\n')
+		der = der[n:]
+	}
+	return string(append(out, end...))
 }

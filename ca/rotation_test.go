@@ -352,6 +352,54 @@ func TestRotationDecisions(t *testing.T) {
 	})
 }
 
+// Shortly after a switch the source offers the previous issuer again. With the
+// current one in order that is a mount that lags, and is ignored for three
+// minutes. If the key of the current one is lost it is the way back, and is
+// taken at once; both roots stay trusted all the while.
+func TestReturnToThePreviousIssuer(t *testing.T) {
+	a, b := issuerNamed("a"), issuerNamed("b")
+	switched := func(t *testing.T) *script {
+		s := &script{t: t, now: newClock().Now(), set: testSettings()}
+		s.step(RotationInputs{Offered: &a, CurrentUsable: true})
+		s.step(RotationInputs{Offered: &b, CurrentUsable: true})
+		s.step(RotationInputs{Offered: &b, CurrentUsable: true, Adopted: true})
+		s.now = s.now.Add(10 * time.Minute)
+		s.step(RotationInputs{Offered: &b, CurrentUsable: true, Adopted: true, Share: Share{Known: true}})
+		require.Equal(t, "issuer-b", s.st.Current.ID)
+		require.Equal(t, "issuer-a", s.st.Previous)
+		return s
+	}
+	t.Run("usable", func(t *testing.T) {
+		s := switched(t)
+		before := s.st.generation()
+		s.now = s.now.Add(3*time.Minute - time.Nanosecond)
+		require.Empty(t, s.step(RotationInputs{Offered: &a, CurrentUsable: true}))
+		require.Equal(t, before, s.st.generation())
+		s.now = s.now.Add(time.Nanosecond)
+		require.Contains(t, s.step(RotationInputs{Offered: &a, CurrentUsable: true}), "is being distributed")
+		require.Equal(t, "issuer-b", s.st.Current.ID, "and then in the usual two phases")
+	})
+	t.Run("unusable", func(t *testing.T) {
+		for _, after := range []time.Duration{0, time.Second, 3*time.Minute - time.Nanosecond, 3 * time.Minute} {
+			s := switched(t)
+			s.now = s.now.Add(after)
+			require.Contains(t, s.step(RotationInputs{Offered: &a}), "the key of the current issuer is lost", after)
+			require.Equal(t, "issuer-a", s.st.Current.ID, after)
+			require.Equal(t, "issuer-b", s.st.Previous, after)
+			require.Nil(t, s.st.Next, after)
+			require.ElementsMatch(t, []string{"root-a", "root-b"}, s.st.trusted(), after)
+			// No replica thinks better of it while the source says the same.
+			require.Empty(t, s.step(RotationInputs{Offered: &a, CurrentUsable: true}), after)
+			require.Equal(t, "issuer-a", s.st.Current.ID, after)
+		}
+	})
+	t.Run("unusable, and the source says nothing", func(t *testing.T) {
+		s := switched(t)
+		require.Empty(t, s.step(RotationInputs{}))
+		require.Equal(t, "issuer-b", s.st.Current.ID)
+	})
+}
+
 func TestCombineReports(t *testing.T) {
 	now := newClock().Now()
 	ok := func(held, total int) ReplicaReport {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,9 @@ const (
 	selfSignedSecretType = corev1.SecretType("istio.io/ca-root")
 	// fileWorkloadKey is a key that istiod leaves empty in that Secret.
 	fileWorkloadKey = "key.pem"
+	// fileGenerated marks a Secret cacerts that holds a self-signed CA and not an
+	// operator's. Its content is empty.
+	fileGenerated = "istio-generated"
 )
 
 // SelfSignedConfig configures [NewSelfSigned].
@@ -42,16 +46,21 @@ type SelfSignedConfig struct {
 	GracePercent int
 	// Replica spreads the moments at which replicas do so.
 	Replica string
-	Clock   func() time.Time
+	// UseCACerts keeps a root in Secret cacerts, marked as generated, unless there
+	// is one in istio-ca-secret already (USE_CACERTS_FOR_SELF_SIGNED_CA). The
+	// sources that come before must then leave what is so marked.
+	UseCACerts bool
+	Clock      func() time.Time
 }
 
 // SelfSigned is the source of last resort: a root of our own, kept in a Secret
 // in the form of istiod, so that either can take over from the other.
 type SelfSigned struct {
 	cfg SelfSignedConfig
-	ref secretRef
 	now func() time.Time
-	// memory is the CA without a client; used from the Keeper's goroutine only.
+	// Used from the Keeper's goroutine only: the Secret in use, and the CA without
+	// a client.
+	ref    secretRef
 	memory *Bundle
 }
 
@@ -76,6 +85,11 @@ func NewSelfSigned(cfg SelfSignedConfig) (*SelfSigned, error) {
 	}, nil
 }
 
+// named is one of the Secrets that may hold the CA.
+func (s *SelfSigned) named(name string) secretRef {
+	return secretRef{client: s.cfg.Client, cluster: s.cfg.Cluster, namespace: s.cfg.Namespace, name: name}
+}
+
 // Name implements [Source].
 func (s *SelfSigned) Name() string {
 	if s.cfg.Client == nil {
@@ -93,7 +107,12 @@ func (s *SelfSigned) Watch(ctx context.Context, changed func()) error {
 		<-ctx.Done()
 		return nil
 	}
-	s.ref.watch(ctx, changed)
+	var all sync.WaitGroup
+	defer all.Wait()
+	if s.cfg.UseCACerts {
+		all.Go(func() { s.named(PluggedInSecret).watch(ctx, changed) })
+	}
+	s.named(SelfSignedSecret).watch(ctx, changed)
 	return nil
 }
 
@@ -104,7 +123,7 @@ func (s *SelfSigned) Load(ctx context.Context) (*Bundle, error) {
 	if s.cfg.Client == nil {
 		return s.loadMemory()
 	}
-	secret, err := s.ref.get(ctx)
+	secret, err := s.find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +133,18 @@ func (s *SelfSigned) Load(ctx context.Context) (*Bundle, error) {
 		}
 	}
 	return s.read(secret)
+}
+
+// find reads the Secret that holds the CA, or chooses the one that is to hold
+// it: like istiod, istio-ca-secret wherever it exists.
+func (s *SelfSigned) find(ctx context.Context) (*corev1.Secret, error) {
+	s.ref = s.named(SelfSignedSecret)
+	secret, err := s.ref.get(ctx)
+	if err != nil || secret != nil || !s.cfg.UseCACerts {
+		return secret, err
+	}
+	s.ref = s.named(PluggedInSecret)
+	return s.ref.get(ctx)
 }
 
 func (s *SelfSigned) loadMemory() (*Bundle, error) {
@@ -137,7 +168,7 @@ func (s *SelfSigned) make(ctx context.Context) (*corev1.Secret, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: s.ref.name, Namespace: s.ref.namespace},
 		Type:       selfSignedSecretType,
 	}
-	if secret.Data, err = selfSignedData(b); err != nil {
+	if secret.Data, err = s.data(b); err != nil {
 		return nil, err
 	}
 	err = s.ref.create(ctx, secret)
@@ -154,19 +185,26 @@ func (s *SelfSigned) make(ctx context.Context) (*corev1.Secret, error) {
 	return winner, err
 }
 
-// selfSignedData is the content of the Secret as istiod writes it.
-func selfSignedData(b *Bundle) (map[string][]byte, error) {
+// data is the content of the Secret as istiod writes it.
+func (s *SelfSigned) data(b *Bundle) (map[string][]byte, error) {
 	data, err := b.Files()
 	if err != nil {
 		return nil, err
 	}
 	data[fileCertChain], data[fileWorkloadKey] = []byte{}, []byte{}
+	if s.ref.name == PluggedInSecret {
+		data[fileGenerated] = []byte{}
+	}
 	return data, nil
 }
 
 // read takes a bundle from the Secret. Older istiods write no root: then the
 // certificate is it. An expired one is read too, so that it can be replaced.
 func (s *SelfSigned) read(secret *corev1.Secret) (*Bundle, error) {
+	if _, ours := secret.Data[fileGenerated]; s.ref.name == PluggedInSecret && !ours {
+		// Somebody put it there just now; what is theirs is never renewed.
+		return nil, fmt.Errorf("read %s: it holds a CA that is not marked %s", s.ref, fileGenerated)
+	}
 	files := map[string][]byte{}
 	for _, name := range []string{fileCACert, fileCAKey, fileRootCert} {
 		files[name] = secret.Data[name]
@@ -220,7 +258,7 @@ func (s *SelfSigned) commit(ctx context.Context, next *Bundle, replaced string) 
 	if have, err := s.read(secret); err == nil && have.ID() != replaced {
 		return nil // somebody else wrote it
 	}
-	if secret.Data, err = selfSignedData(next); err != nil {
+	if secret.Data, err = s.data(next); err != nil {
 		return err
 	}
 	if err := s.ref.update(ctx, secret); err != nil && !apierrors.IsConflict(err) {

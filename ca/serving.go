@@ -41,6 +41,9 @@ type ServingConfig struct {
 	MinVersion uint16
 	// CipherSuites for TLS 1.2; nil means Go's choice.
 	CipherSuites []uint16
+	// Files hold a certificate that somebody else issues, to serve with instead of
+	// one of the Authority; nil if there are none.
+	Files *ServingFiles
 
 	Logger *zap.Logger
 	Clock  func() time.Time
@@ -48,13 +51,17 @@ type ServingConfig struct {
 
 // Serving is the control plane's own TLS identity: a P-256 certificate of our
 // CA, renewed at half its life and whenever the issuer changes, used by
-// handshakes from that moment on.
+// handshakes from that moment on. Or one from files, which are read again when
+// they change; while they are bad the last good one is kept.
 type Serving struct {
 	cfg ServingConfig
 	log *zap.Logger
 	now func() time.Time
 
 	cert atomic.Pointer[tls.Certificate]
+	// material is what Files held last, nil without them or before.
+	material atomic.Pointer[servingMaterial]
+	problem  atomic.Pointer[string]
 
 	mu     sync.Mutex // one renewal at a time
 	issuer string     // ID of the issuer of cert
@@ -74,12 +81,18 @@ func NewServing(cfg ServingConfig) (*Serving, error) {
 // Run renews the certificate until the context ends.
 func (s *Serving) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
-	defer s.cfg.Authority.OnChange(func() {
+	look := func() {
 		select {
 		case changed <- struct{}{}:
 		default:
 		}
-	})()
+	}
+	defer s.cfg.Authority.OnChange(look)()
+	if s.cfg.Files != nil {
+		var watching sync.WaitGroup
+		watching.Go(func() { s.watchFiles(ctx, look) })
+		defer watching.Wait()
+	}
 	for {
 		wait := s.renewLogged()
 		timer := time.NewTimer(wait)
@@ -97,14 +110,42 @@ func (s *Serving) Run(ctx context.Context) error {
 // renewLogged renews if it is time and returns when to look again.
 func (s *Serving) renewLogged() time.Duration {
 	const retry = 10 * time.Second
-	if err := s.renew(); err != nil {
+	err := s.renew()
+	s.note(err)
+	if err != nil {
 		if !errors.Is(err, ErrNotReady) {
 			s.log.Error("own serving certificate cannot be renewed; the old one is kept", zap.Error(err))
 		}
 		return retry
 	}
 	left := s.cert.Load().Leaf.NotAfter.Sub(s.now())
-	return min(max(left/4, time.Second), time.Hour)
+	return min(max(left/4, s.atLeast()), time.Hour)
+}
+
+// atLeast is the pause between two looks: files may hold a certificate that has
+// ended, and reading them does not renew it.
+func (s *Serving) atLeast() time.Duration {
+	if s.cfg.Files != nil {
+		return time.Minute
+	}
+	return time.Second
+}
+
+func (s *Serving) note(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	s.problem.Store(&text)
+}
+
+// Problem says why the certificate could not be renewed the last time, "" if it
+// could.
+func (s *Serving) Problem() string {
+	if p := s.problem.Load(); p != nil {
+		return *p
+	}
+	return ""
 }
 
 // renew gets a new certificate if there is none, if the present one is of
@@ -115,6 +156,9 @@ func (s *Serving) renew() error {
 	st := s.cfg.Authority.state.Load()
 	if st == nil {
 		return ErrNotReady
+	}
+	if s.cfg.Files != nil {
+		return s.renewFromFiles()
 	}
 	if have := s.cert.Load(); have != nil && s.issuer == st.signer.ID() {
 		half := have.Leaf.NotBefore.Add(have.Leaf.NotAfter.Sub(have.Leaf.NotBefore) / 2)
@@ -147,9 +191,20 @@ func (s *Serving) renew() error {
 // Ready reports whether handshakes can succeed.
 func (s *Serving) Ready() bool { return s.cert.Load() != nil }
 
-// Bundle is the text of the roots under which the certificate verifies, for
-// webhook configurations.
-func (s *Serving) Bundle() []byte { return s.cfg.Authority.RootsPEM() }
+// Bundle is the text of the roots that everybody is to trust: those of the mesh,
+// and those under which a certificate from files verifies. It is for webhook
+// configurations and for agents that have no certificate yet. nil if the ones or
+// the others have not been read yet.
+func (s *Serving) Bundle() []byte {
+	if s.cfg.Files == nil {
+		return s.cfg.Authority.RootsPEM()
+	}
+	st, m := s.cfg.Authority.state.Load(), s.material.Load()
+	if st == nil || m == nil {
+		return nil
+	}
+	return encodeCertificates(dedupe(slices.Concat(st.trust, m.roots))...)
+}
 
 // TLSConfig returns a configuration for servers whose clients may present a
 // certificate. One that is presented must verify under the roots trusted at

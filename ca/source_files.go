@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -20,6 +18,10 @@ const DefaultCADir = "/etc/cacerts"
 
 // FileSource reads issuing material from a directory, usually a mounted Secret.
 type FileSource struct {
+	// LeaveGenerated leaves a CA that is marked as generated to [SelfSigned]: it is
+	// that one's Secret which is mounted. Set it before use.
+	LeaveGenerated bool
+
 	dir    string
 	now    func() time.Time
 	object mesh.ObjectRef
@@ -43,6 +45,11 @@ func (f *FileSource) Object() mesh.ObjectRef { return f.object }
 // Load implements [Source]. A directory that does not exist or holds none of
 // the files is no source; the chart mounts an optional Secret as an empty one.
 func (f *FileSource) Load(context.Context) (*Bundle, error) {
+	if f.LeaveGenerated {
+		if _, err := os.Stat(filepath.Join(f.dir, fileGenerated)); err == nil {
+			return nil, fmt.Errorf("load CA bundle from %s: it is a self-signed one: %w", f.Name(), ErrNoBundle)
+		}
+	}
 	files, err := readFiles(f.dir)
 	if err != nil {
 		return nil, fmt.Errorf("load CA bundle from %s: %w", f.Name(), err)
@@ -79,30 +86,5 @@ func readBounded(path string) ([]byte, error) {
 
 // Watch implements [Source].
 func (f *FileSource) Watch(ctx context.Context, changed func()) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", f.Name(), err)
-	}
-	defer func() { _ = w.Close() }()
-	if err := w.Add(f.dir); err != nil {
-		// Not there: the periodic load finds it when it comes.
-		<-ctx.Done()
-		return nil
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-w.Events:
-			if !ok {
-				return nil
-			}
-			changed()
-		case _, ok := <-w.Errors:
-			if !ok {
-				return nil
-			}
-			changed() // events were lost: look
-		}
-	}
+	return watchDirs(ctx, []string{f.dir}, changed)
 }

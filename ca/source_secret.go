@@ -107,6 +107,10 @@ func (s secretRef) watch(ctx context.Context, changed func()) {
 
 // SecretSource reads issuing material from a Secret.
 type SecretSource struct {
+	// LeaveGenerated leaves a CA that is marked as generated to [SelfSigned]. Set
+	// it before use.
+	LeaveGenerated bool
+
 	ref secretRef
 	now func() time.Time
 }
@@ -134,6 +138,9 @@ func (s *SecretSource) Load(ctx context.Context) (*Bundle, error) {
 	}
 	if secret == nil {
 		return nil, fmt.Errorf("load CA bundle from %s: %w", s.Name(), ErrNoBundle)
+	}
+	if _, generated := secret.Data[fileGenerated]; generated && s.LeaveGenerated {
+		return nil, fmt.Errorf("load CA bundle from %s: it is a self-signed one: %w", s.Name(), ErrNoBundle)
 	}
 	return ParseBundle(s.Name(), secret.Data, s.now())
 }

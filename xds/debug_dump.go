@@ -1,11 +1,13 @@
 package xds
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -40,13 +42,29 @@ func (s *stream) held(url string) (list []*anypb.Any, names []string) {
 	return list, names
 }
 
-// serveEdsz prints the assignments of a proxy.
+// serveEdsz prints the assignments that a proxy was sent, as istiod does: an
+// array of ClusterLoadAssignments.
 func (srv *Server) serveEdsz(w http.ResponseWriter, r *http.Request) {
 	s := srv.proxyOf(w, r)
 	if s == nil {
 		return
 	}
-	writeProto(w, r, endpointsDump(s))
+	list, _ := s.held(TypeEDS)
+	out := make([]json.RawMessage, 0, len(list))
+	for _, a := range list {
+		m, err := a.UnmarshalNew()
+		if err == nil {
+			var b []byte
+			if b, err = protojson.Marshal(m); err == nil {
+				out = append(out, b)
+			}
+		}
+		if err != nil {
+			http.Error(w, fmt.Sprintf("render an assignment of proxy %s: %v", s.proxy.ID, err), http.StatusInternalServerError)
+			return
+		}
+	}
+	writeJSON(w, r, out)
 }
 
 func endpointsDump(s *stream) *adminv3.EndpointsConfigDump {

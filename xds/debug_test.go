@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -63,9 +64,16 @@ func TestDebugShapes(t *testing.T) {
 		require.Len(t, clusters.DynamicActiveClusters, 3)
 		require.NoError(t, protojson.Unmarshal(ask("config_dump", "?proxyID=pod-10.9.9.9.shop&types="+TypeLDS).Body.Bytes(), &dump))
 		require.Len(t, dump.Configs, 1)
-		var eds adminv3.EndpointsConfigDump
-		require.NoError(t, protojson.Unmarshal(ask("edsz", "?proxyID=pod-10.9.9.9.shop").Body.Bytes(), &eds))
-		require.Len(t, eds.DynamicEndpointConfigs, 2)
+		var edsz []json.RawMessage // an array of assignments, as istiod answers
+		read("edsz", "?proxyID=pod-10.9.9.9.shop", &edsz)
+		var hosts []string
+		for _, raw := range edsz {
+			var a endpointv3.ClusterLoadAssignment
+			require.NoError(t, protojson.Unmarshal(raw, &a))
+			require.NotEmpty(t, a.Endpoints)
+			hosts = append(hosts, a.ClusterName)
+		}
+		require.ElementsMatch(t, []string{"outbound|80||a.shop.svc.cluster.local", "outbound|80||b.shop.svc.cluster.local"}, hosts)
 
 		var explained []any
 		read("explain", "?proxy=pod-10.9.9.9.shop&host=a&port=80", &explained)

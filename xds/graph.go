@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +40,7 @@ type graph struct {
 	snapshot  *snapshot
 	derive    func(build.Inputs, *mesh.Proxy, *mesh.Workload) build.View
 	concerned func(*mesh.Proxy, *registry.Change) bool
-	workload  func(registry.WorkloadKey) *mesh.Workload
+	workload  func(id mesh.ClusterID, addrs []netip.Addr, namespace, name string) *mesh.Workload
 
 	mu          sync.Mutex
 	views       map[build.View]*liveView
@@ -133,12 +135,7 @@ func removeFrom[K comparable](m map[K]map[*stream]struct{}, k K, s *stream) {
 
 // view derives a proxy's view from the newest inputs.
 func (g *graph) view(p *mesh.Proxy) (v build.View, err error) {
-	var w *mesh.Workload
-	for _, a := range p.Addresses {
-		if w = g.workload(registry.WorkloadKey{Cluster: p.Cluster, Addr: a}); w != nil {
-			break
-		}
-	}
+	w := g.workload(p.Cluster, p.Addresses, p.Namespace, strings.TrimSuffix(p.ID, "."+p.Namespace))
 	err = g.builder.guard(func() error { v = g.derive(g.builder.inputs(), p, w); return nil })
 	return v, err
 }

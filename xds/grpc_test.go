@@ -140,16 +140,19 @@ func TestProxiesThatDoNotRead(t *testing.T) {
 		w.put("east", fmt.Sprintf("%s-%d", bigName, i), svc{labels: map[string]string{"v": string(make([]byte, 1000))}})
 	}
 	ads := w.dial(t)
+	// Streams without a deadline: who ends them is the server.
+	open, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
 	var stuck []discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesClient
 	for i := range 20 {
-		st, err := ads.StreamAggregatedResources(deadline(t))
+		st, err := ads.StreamAggregatedResources(open)
 		require.NoError(t, err)
 		for _, url := range []string{TypeCDS, TypeLDS} { // the second waits in Send
 			require.NoError(t, st.Send(&discoveryv3.DiscoveryRequest{Node: labNode(fmt.Sprintf("10.8.0.%d", i), "east", "n", "shop", nil), TypeUrl: url}))
 		}
 		stuck = append(stuck, st)
 	}
-	good, err := w.dial(t).StreamAggregatedResources(deadline(t))
+	good, err := w.dial(t).StreamAggregatedResources(open)
 	require.NoError(t, err)
 	name := "outbound|80||cart.shop.svc.cluster.local"
 	require.NoError(t, good.Send(&discoveryv3.DiscoveryRequest{Node: labNode("10.9.9.1", "east", "net-east", "shop", nil), TypeUrl: TypeEDS, ResourceNames: []string{name}}))
@@ -164,14 +167,32 @@ func TestProxiesThatDoNotRead(t *testing.T) {
 			t.Fatalf("change %d: %d resources", i, len(r.Resources))
 		}
 	}
+	// Time must not pass before everybody waits, in Send or, where the change came
+	// first, for an answer; nor while what was read is on its way out of Send.
+	later := time.Unix(1e9, 0).Add(time.Minute)
+	waiting := func() (n int) {
+		for _, s := range w.srv.all() {
+			if s.stuck(later, time.Second) {
+				n++
+			}
+		}
+		return n
+	}
+	require.Eventually(t, func() bool { return waiting() == len(stuck) && len(w.srv.all()) == len(stuck)+1 }, time.Minute, time.Millisecond, "who does not read is waited for")
 	ahead.Store(int64(time.Minute)) // has no effect on who answers
+	// Reading what is buffered would set Send free: the server has to go first.
+	require.Eventually(t, func() bool { return len(w.srv.all()) == 1 }, time.Minute, time.Millisecond, "who reads stays, and nobody else")
 	for _, st := range stuck {
 		for err = nil; err == nil; {
 			_, err = st.Recv()
 		}
 		require.Equal(t, codes.DeadlineExceeded, status.Code(err), "%v", err)
+		require.Contains(t, err.Error(), "responses were not answered")
 	}
-	require.Eventually(t, func() bool { return len(w.srv.all()) == 1 }, 10*time.Second, time.Millisecond, "who reads stays")
+	require.NoError(t, good.Send(&discoveryv3.DiscoveryRequest{TypeUrl: TypeEDS, ResourceNames: []string{name}, VersionInfo: r.VersionInfo, ResponseNonce: r.Nonce}))
+	w.put("east", "cart", svc{pods: []string{"10.0.2.1"}})
+	_, err = good.Recv()
+	require.NoError(t, err)
 }
 
 const bigName = "a-service-with-a-name-of-some-length"

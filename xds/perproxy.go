@@ -116,6 +116,10 @@ func (srv *Server) Subscribed(typeURL string, visit func(p *mesh.Proxy, names []
 // receiveOther takes in a request for a type that is not shared. A type that
 // nobody serves is not an error: proxies ask for more than they need.
 func (s *stream) receiveOther(r *request) error {
+	if report := s.srv.cfg.Reports[r.typeURL]; report != nil {
+		report(s.proxy, Report{Failed: r.failed, Message: truncate(r.message, maxLoggedMessage)})
+		return nil
+	}
 	if s.srv.perProxyType(r.typeURL) == nil {
 		s.srv.log.Debug("type is not served", zap.String("proxy", s.id), zap.String("type", truncate(r.typeURL, 256)))
 		return nil

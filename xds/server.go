@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ type Store interface {
 	build.Endpoints
 	Catalog() *registry.Catalog
 	Workload(registry.WorkloadKey) *mesh.Workload
+	WorkloadOf(id mesh.ClusterID, addrs []netip.Addr, namespace, name string) *mesh.Workload
 	OnChange(func(registry.Change)) (cancel func())
 }
 
@@ -74,6 +76,10 @@ type Config struct {
 	// PerProxy serves further types, by type URL, with answers that depend on the
 	// single proxy. A key that ends in "/" stands for all types with that prefix.
 	PerProxy map[string]PerProxy
+	// Reports takes what proxies report of themselves, by type URL: requests that
+	// are never answered. It is called on the stream's goroutine and must return
+	// at once.
+	Reports map[string]func(*mesh.Proxy, Report)
 	// Identifier is put into every response, so that a client can tell who answered.
 	Identifier string
 	// Build is what istioctl is told of this control plane.
@@ -155,7 +161,7 @@ func New(c Config) (*Server, error) {
 	if err := srv.serveDebugTypes(); err != nil {
 		return nil, fmt.Errorf("create ADS server: %w", err)
 	}
-	srv.graph.derive, srv.graph.concerned, srv.graph.workload = c.DeriveView, c.ViewConcerned, c.Store.Workload
+	srv.graph.derive, srv.graph.concerned, srv.graph.workload = c.DeriveView, c.ViewConcerned, c.Store.WorkloadOf
 	return srv, nil
 }
 

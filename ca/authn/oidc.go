@@ -35,8 +35,11 @@ type JWTRule struct {
 	// system:serviceaccount:NAMESPACE:NAME.
 	NamespaceClaim      string `json:"namespaceClaim,omitempty"`
 	ServiceAccountClaim string `json:"serviceAccountClaim,omitempty"`
-	// Cluster that the issuer's workloads belong to; "" leaves it unproven.
-	Cluster mesh.ClusterID `json:"cluster,omitempty"`
+	// Cluster that the issuer's workloads belong to. Required: a token of an issuer
+	// outside Kubernetes does not tell, what the caller says of itself proves
+	// nothing, and an identity that holds in any cluster is one that can be
+	// borrowed.
+	Cluster mesh.ClusterID `json:"cluster"`
 }
 
 // UnmarshalJSON reads both spellings of protobuf's JSON form.
@@ -70,6 +73,8 @@ func (r JWTRule) check() error {
 		return errors.New("check JWT rule: field issuer: missing: set it to the claim iss of the tokens")
 	case len(r.Audiences) == 0:
 		return fmt.Errorf("check JWT rule of issuer %s: field audiences: missing: name the audience that tokens for this control plane have", r.Issuer)
+	case r.Cluster == "":
+		return fmt.Errorf("check JWT rule of issuer %s: field cluster: missing: name the cluster that its workloads belong to (their CLUSTER_ID)", r.Issuer)
 	case r.JWKSURI != "" && !strings.HasPrefix(r.JWKSURI, "https://"):
 		return fmt.Errorf("check JWT rule of issuer %s: field jwksUri: %q is not https", r.Issuer, r.JWKSURI)
 	case r.JWKSURI == "" && r.JWKS == "" && !strings.HasPrefix(r.Issuer, "https://"):
@@ -83,8 +88,9 @@ func (r JWTRule) check() error {
 // OIDCConfig configures [NewOIDC].
 type OIDCConfig struct {
 	Rules []JWTRule
-	// TrustDomain of the identities. Required.
-	TrustDomain func() string
+	// TrustDomain is that of the identities of a cluster; false means that it is
+	// not known (yet), and then nobody of that cluster is let in. Required.
+	TrustDomain func(mesh.ClusterID) (string, bool)
 	// Timeout bounds a fetch of keys. Default 5 s.
 	Timeout time.Duration
 	// Refresh is how old keys may get before they are fetched again. Default
@@ -102,7 +108,7 @@ type OIDCConfig struct {
 
 // OIDC authenticates tokens of issuers outside Kubernetes by their signature.
 type OIDC struct {
-	trustDomain func() string
+	trustDomain func(mesh.ClusterID) (string, bool)
 	now         func() time.Time
 	rules       map[string]*issuerKeys // by issuer, constant after New
 }
@@ -175,8 +181,9 @@ func (o *OIDC) Authenticate(ctx context.Context, r Request) (Caller, error) {
 	if err != nil {
 		return Caller{}, fmt.Errorf("read OIDC token of issuer %s: %w: %w", peek.Issuer, err, ErrUnauthenticated)
 	}
-	if id.TrustDomain = o.trustDomain(); id.TrustDomain == "" {
-		return Caller{}, fmt.Errorf("trust domain is not known yet: %w", ErrUnavailable)
+	var known bool
+	if id.TrustDomain, known = o.trustDomain(keys.rule.Cluster); !known || id.TrustDomain == "" {
+		return Caller{}, fmt.Errorf("trust domain of cluster %s is not known yet: %w", keys.rule.Cluster, ErrUnavailable)
 	}
 	return Caller{Identity: id, Cluster: keys.rule.Cluster, Expiry: std.Expiry.Time(), Source: SourceOIDC}, nil
 }

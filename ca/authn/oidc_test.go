@@ -114,7 +114,7 @@ func oidcFor(t testing.TB, c *clock, i *oidcIssuer, change func(*OIDCConfig)) *O
 	pool.AddCert(i.web.Certificate())
 	cfg := OIDCConfig{
 		Rules:       []JWTRule{{Issuer: i.web.URL, Audiences: []string{"isthmus"}, JWKSURI: i.web.URL + "/keys", Cluster: "c1"}},
-		TrustDomain: func() string { return "cluster.local" },
+		TrustDomain: func(id mesh.ClusterID) (string, bool) { return "cluster.local", id == "c1" },
 		Clock:       c.Now, TLS: &tls.Config{RootCAs: pool},
 		CheckAddress: func(a netip.Addr) error {
 			if a.IsLoopback() {
@@ -276,6 +276,32 @@ func TestOIDCFailsClosed(t *testing.T) {
 	})
 }
 
+// Nobody is let in of a cluster that is not part of the mesh, and the trust
+// domain is that of the cluster.
+func TestOIDCIdentityIsOfItsCluster(t *testing.T) {
+	i, c := newOIDCIssuer(t), newClock()
+	of := func(cluster mesh.ClusterID) (Caller, error) {
+		o := oidcFor(t, c, i, func(cfg *OIDCConfig) {
+			cfg.Rules[0].Cluster = cluster
+			cfg.TrustDomain = func(id mesh.ClusterID) (string, bool) {
+				td, ok := map[mesh.ClusterID]string{"c1": "one.example", "c2": "two.example", "blank": ""}[id]
+				return td, ok
+			}
+		})
+		// What the caller says of its cluster does not count.
+		return o.Authenticate(t.Context(), Request{Token: i.token(t, nil), Cluster: "c1"})
+	}
+	caller, err := of("c2")
+	require.NoError(t, err)
+	require.Equal(t, mesh.ClusterID("c2"), caller.Cluster)
+	require.Equal(t, "two.example", caller.Identity.TrustDomain)
+	for _, cluster := range []mesh.ClusterID{"nowhere", "blank"} {
+		_, err := of(cluster)
+		require.ErrorIs(t, err, ErrUnavailable)
+		require.ErrorContains(t, err, string(cluster))
+	}
+}
+
 func TestOIDCKeyRotation(t *testing.T) {
 	i, c := newOIDCIssuer(t), newClock()
 	o := oidcFor(t, c, i, nil)
@@ -306,22 +332,26 @@ func TestOIDCKeyRotation(t *testing.T) {
 }
 
 func TestJWTRules(t *testing.T) {
-	r, err := ParseJWTRule(`{"issuer":"https://i","audiences":["a"],"jwks_uri":"https://i/keys"}`)
+	r, err := ParseJWTRule(`{"issuer":"https://i","audiences":["a"],"jwks_uri":"https://i/keys","cluster":"c1"}`)
 	require.NoError(t, err)
 	require.Equal(t, "https://i/keys", r.JWKSURI)
-	for name, text := range map[string]string{
-		"not JSON":        `{`,
-		"no issuer":       `{"audiences":["a"],"jwksUri":"https://i"}`,
-		"no audience":     `{"issuer":"https://i"}`,
-		"plain http":      `{"issuer":"x","audiences":["a"],"jwksUri":"http://i"}`,
-		"no way to keys":  `{"issuer":"x","audiences":["a"]}`,
-		"half of a claim": `{"issuer":"https://i","audiences":["a"],"namespaceClaim":"ns"}`,
+	require.Equal(t, mesh.ClusterID("c1"), r.Cluster)
+	for text, field := range map[string]string{
+		`{`: "parse JWT rule",
+		`{"cluster":"c1","audiences":["a"],"jwksUri":"https://i"}`:                            "field issuer",
+		`{"cluster":"c1","issuer":"https://i"}`:                                               "field audiences",
+		`{"cluster":"c1","issuer":"x","audiences":["a"],"jwksUri":"http://i"}`:                "field jwksUri",
+		`{"cluster":"c1","issuer":"x","audiences":["a"]}`:                                     "set jwksUri or jwks",
+		`{"cluster":"c1","issuer":"https://i","audiences":["a"],"namespaceClaim":"ns"}`:       "set both namespaceClaim and serviceAccountClaim",
+		`{"issuer":"https://i","audiences":["a"]}`:                                            "field cluster: missing",
+		`{"cluster":"","issuer":"https://i","audiences":["a"],"jwks_uri":"https://i/keys"}`:   "field cluster: missing",
+		`{"cluster":null,"issuer":"https://i","audiences":["a"],"jwks_uri":"https://i/keys"}`: "field cluster: missing",
 	} {
 		_, err := ParseJWTRule(text)
-		require.Error(t, err, name)
+		require.ErrorContains(t, err, field, text)
 	}
-	rule := JWTRule{Issuer: "https://i", Audiences: []string{"a"}}
-	td := func() string { return "td" }
+	rule := JWTRule{Issuer: "https://i", Audiences: []string{"a"}, Cluster: "c1"}
+	td := func(mesh.ClusterID) (string, bool) { return "td", true }
 	_, err = NewOIDC(OIDCConfig{TrustDomain: td, Rules: []JWTRule{rule, rule}})
 	require.ErrorContains(t, err, "twice")
 	rule.JWKS = `{"keys":[]}`
@@ -354,8 +384,8 @@ func FuzzJWT(f *testing.F) {
 	jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k"}}})
 	require.NoError(f, err)
 	o, err := NewOIDC(OIDCConfig{
-		Rules:       []JWTRule{{Issuer: "https://i", Audiences: []string{"a"}, JWKS: string(jwks)}},
-		TrustDomain: func() string { return "td" }, Clock: newClock().Now,
+		Rules:       []JWTRule{{Issuer: "https://i", Audiences: []string{"a"}, JWKS: string(jwks), Cluster: "c1"}},
+		TrustDomain: func(mesh.ClusterID) (string, bool) { return "td", true }, Clock: newClock().Now,
 	})
 	require.NoError(f, err)
 	claims := map[string]any{"iss": "https://i", "aud": "a", "sub": "system:serviceaccount:x:y", "exp": start.Add(time.Hour).Unix()}

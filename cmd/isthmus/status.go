@@ -24,9 +24,10 @@ func (e environment) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show clusters, networks, services and proxies of a running control plane",
 		Long: `Show what a running control plane knows: every cluster with its health and the age of
-its data, networks with their gateways, services, what clusters disagree about, objects that
-are not served as written, and connected proxies with how far they have taken what they were
-sent. The page at /debug/ of the same address shows the same, and a map.`,
+its data, kubeconfigs that are refused, networks with their gateways, services, what clusters disagree about, objects that
+are not served as written, the CA with how far a rotation of its root has come, and connected
+proxies with how far they have taken what they were sent. The page at /debug/ of the same
+address shows the same, and a map.`,
 		Example: `  isthmus status
   isthmus status -o wide
 
@@ -79,10 +80,12 @@ func (r report) print(w io.Writer) error {
 		table        *table
 	}{
 		{"CLUSTERS", "none yet; join one: isthmus create-remote-secret --help", r.clusters()},
+		{"REFUSED", "", r.refused()},
 		{"NETWORKS", "none yet", r.networks()},
 		{"SERVICES", "none yet", r.services()},
 		{"CONFLICTS", "", r.conflicts()},
 		{"PROBLEMS", "", r.problems()},
+		{"CERTIFICATES", "", r.certificates()},
 		{"PROXIES", "none connected", r.proxies()},
 	} {
 		if len(part.table.rows) < 2 && part.empty == "" {
@@ -127,6 +130,19 @@ func (r report) clusters() *table {
 		if c.Reason != "" {
 			t.note(oneLine(c.Reason))
 		}
+	}
+	return t
+}
+
+// refused lists the kubeconfigs that are not used.
+func (r report) refused() *table {
+	t := head("secret", "cluster", "reason", "problem")
+	for _, x := range r.o.Refused {
+		name := x.SecretName
+		if x.Key != "" && x.Key != string(x.ID) {
+			name += " key " + x.Key
+		}
+		t.add(name, string(x.ID), x.Reason, oneLine(x.Message))
 	}
 	return t
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -39,14 +41,20 @@ var clusters struct {
 	err  error
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
+func TestMain(m *testing.M) { goleak.VerifyTestMain(lending{m}) }
+
+// lending stops the clusters before leaks are looked for.
+type lending struct{ *testing.M }
+
+func (l lending) Run() int {
+	code := l.M.Run()
+	http.DefaultClient.CloseIdleConnections()
 	for _, c := range []*apiserver.Cluster{clusters.c1, clusters.c2} {
 		if c != nil {
 			_ = c.Stop()
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // lab is a control plane in c1, and a mesh of c1 and c2.

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -31,7 +32,8 @@ type access struct {
 // Kubernetes token.
 func newAccess(c *Control) (*access, error) {
 	a := &access{c: c, log: c.log.Named("access"), refusals: rate.NewLimiter(20, 100)}
-	cert, err := authn.NewCert(authn.CertConfig{Roots: c.trust.authority.Roots, TrustDomains: c.trustDomains, Revoked: c.trust.authority.Revoked})
+	cert, err := authn.NewCert(authn.CertConfig{Roots: c.trust.authority.Roots, TrustDomains: c.trustDomains, Revoked: c.trust.authority.Revoked,
+		Clock: c.settings.Security.Clock})
 	if err != nil {
 		return nil, err
 	}
@@ -41,8 +43,10 @@ func newAccess(c *Control) (*access, error) {
 		return nil, err
 	}
 	if len(rules) > 0 {
-		oidc, err := authn.NewOIDC(authn.OIDCConfig{Rules: rules, Logger: a.log,
-			TrustDomain: func() string { return c.store.Catalog().TrustDomain() }})
+		for i := range rules {
+			rules[i].Cluster = c.settings.canonical(rules[i].Cluster)
+		}
+		oidc, err := authn.NewOIDC(authn.OIDCConfig{Rules: rules, Logger: a.log, TrustDomain: c.trustDomainOf})
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +128,7 @@ func (a *access) admit(ctx context.Context, p *mesh.Proxy) (xds.Credential, erro
 		a.refuse("proxy not authenticated", zap.String("proxy", p.ID), zap.Stringer("peer", request.Peer), zap.Error(err))
 		return xds.Credential{}, authn.Status(err)
 	}
-	if err := mayBe(caller, p); err != nil {
+	if err := errors.Join(mayBe(caller, p), a.ofItsDomain(caller, p)); err != nil {
 		a.refuse("proxy claims to be another", zap.String("proxy", p.ID), zap.Stringer("caller", caller), zap.Error(err))
 		return xds.Credential{}, status.Error(codes.PermissionDenied, "authorization failed: "+err.Error())
 	}
@@ -140,6 +144,17 @@ func mayBe(c authn.Caller, p *mesh.Proxy) error {
 		return fmt.Errorf("the credential is of cluster %s, the proxy says CLUSTER_ID %s", c.Cluster, p.Cluster)
 	}
 	return nil
+}
+
+// ofItsDomain reports why a caller whose credential names no cluster cannot be of
+// the one that it says: a certificate names the trust domain of its cluster.
+func (a *access) ofItsDomain(c authn.Caller, p *mesh.Proxy) error {
+	domain, known := a.c.trustDomainOf(p.Cluster)
+	if c.Cluster != "" || !known || domain == c.Identity.TrustDomain ||
+		slices.Contains(a.c.store.Catalog().Settings.Mesh.GetTrustDomainAliases(), c.Identity.TrustDomain) {
+		return nil
+	}
+	return fmt.Errorf("the credential is of trust domain %s, the proxy says CLUSTER_ID %s, which has another", c.Identity.TrustDomain, p.Cluster)
 }
 
 func (a *access) refuse(msg string, fields ...zap.Field) {

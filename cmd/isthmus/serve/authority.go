@@ -33,10 +33,10 @@ type trust struct {
 
 func newTrust(c *Control) (*trust, error) {
 	s := &c.settings.Security
-	t := &trust{c: c, holders: ca.NewHolders(nil)}
+	t := &trust{c: c, holders: ca.NewHolders(s.Clock)}
 	var err error
 	t.authority, err = ca.NewAuthority(ca.AuthorityConfig{DefaultLifetime: s.CertTTL, MaxLifetime: s.MaxCertTTL,
-		Logger: c.log.Named("ca"), Registerer: c.metrics})
+		Logger: c.log.Named("ca"), Clock: s.Clock, Registerer: c.metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +87,15 @@ func (t *trust) run(ctx context.Context) error {
 func (t *trust) newKeeper() (*ca.Keeper, error) {
 	s := &t.c.settings
 	cfg := ca.KeeperConfig{Authority: t.authority, Cluster: s.primary(), Namespace: s.Namespace, Replica: s.PodName,
-		Share: t.share, Logger: t.c.log.Named("ca"), Registerer: t.c.metrics}
+		Share: t.share, Logger: t.c.log.Named("ca"), Clock: s.Security.Clock, Registerer: t.c.metrics}
 	self := ca.SelfSignedConfig{Cluster: s.primary(), Namespace: s.Namespace, Organization: t.c.store.Catalog().TrustDomain(),
-		Lifetime: s.Security.SelfSignedTTL, GracePercent: s.Security.SelfSignedGrace, Replica: s.PodName}
+		Lifetime: s.Security.SelfSignedTTL, GracePercent: s.Security.SelfSignedGrace, Replica: s.PodName,
+		UseCACerts: s.Security.UseCACerts, Clock: s.Security.Clock}
 	about := mesh.ObjectRef{Cluster: s.primary(), Kind: "Secret", Namespace: s.Namespace, Name: ca.PluggedInSecret}
 	for _, dir := range caDirs(s.Security.CADir) {
-		cfg.Sources = append(cfg.Sources, ca.NewFileSource(dir, about, nil))
+		files := ca.NewFileSource(dir, about, s.Security.Clock)
+		files.LeaveGenerated = s.Security.UseCACerts
+		cfg.Sources = append(cfg.Sources, files)
 	}
 	if k := t.c.kube; k != nil {
 		cfg.Client, self.Client = k.client, k.client
@@ -100,7 +103,9 @@ func (t *trust) newKeeper() (*ca.Keeper, error) {
 			k.recorder.Event(&corev1.ObjectReference{APIVersion: "v1", Kind: about.Kind, Namespace: about.Namespace, Name: about.Name},
 				corev1.EventTypeWarning, reason, message)
 		}
-		cfg.Sources = append(cfg.Sources, ca.NewSecretSource(k.client, s.primary(), s.Namespace, nil))
+		plugged := ca.NewSecretSource(k.client, s.primary(), s.Namespace, s.Security.Clock)
+		plugged.LeaveGenerated = s.Security.UseCACerts
+		cfg.Sources = append(cfg.Sources, plugged)
 	}
 	last, err := ca.NewSelfSigned(self)
 	if err != nil {
@@ -145,7 +150,7 @@ func (t *trust) newServing() (*ca.Serving, error) {
 		hosts = append(hosts, host)
 	}
 	return ca.NewServing(ca.ServingConfig{Authority: t.authority, DNSNames: ca.ServingNames(s.Namespace, s.Revision, hosts...),
-		MinVersion: version, Logger: t.c.log.Named("ca")})
+		Files: s.Security.servingFiles(func(path string) bool { return existing(path) != "" }), MinVersion: version, Logger: t.c.log.Named("ca"), Clock: s.Security.Clock})
 }
 
 // discoveryHost is the host of the mesh's discovery address, "" if it has none
@@ -170,10 +175,22 @@ func (t *trust) notReady() string {
 	case s.Ready():
 		return ""
 	}
-	if problem := t.keeper.Load().Progress().Problem; problem != "" {
-		return "no certificate to serve with: " + problem
+	for _, problem := range []string{t.keeper.Load().Progress().Problem, s.Problem()} {
+		if problem != "" {
+			return "no certificate to serve with: " + problem
+		}
 	}
 	return "no certificate to serve with yet"
+}
+
+// progress is where the CA stands, nil if it does not run (yet).
+func (t *trust) progress() *ca.Progress {
+	k := t.keeper.Load()
+	if k == nil {
+		return nil
+	}
+	p := k.Progress()
+	return &p
 }
 
 // ServeHTTP answers /debug/ca.
@@ -186,9 +203,19 @@ func (t *trust) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.ServeHTTP(w, r)
 }
 
-// RootsPEM is the text of the roots that proxies are to trust, for tests and
+// rootsPEM is the text of the roots that agents are told to trust before they
+// have a certificate: those of the mesh, and those of a serving certificate that
+// somebody else issued. nil if they have not been read yet.
+func (t *trust) rootsPEM() []byte {
+	if s := t.serving.Load(); s != nil {
+		return s.Bundle()
+	}
+	return nil
+}
+
+// RootsPEM is the text of the roots that agents are told to trust, for tests and
 // embedding; nil if there are none yet.
-func (c *Control) RootsPEM() []byte { return c.trust.authority.RootsPEM() }
+func (c *Control) RootsPEM() []byte { return c.trust.rootsPEM() }
 
 // newSecurity makes everything of the CA and of access; the world must be there.
 func (c *Control) newSecurity() error {

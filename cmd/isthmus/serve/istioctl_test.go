@@ -57,12 +57,20 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.7}]}}
 // running is a control plane of a folder of YAML, as istioctl finds it on its
 // monitoring port.
 type running struct {
-	*testing.T
+	testing.TB
 	control *Control
 	ads     discoveryv3.AggregatedDiscoveryServiceClient
 }
 
-func run(t *testing.T) *running {
+// run starts a control plane; prepare may change it when it listens already and
+// does not run yet.
+func run(t testing.TB, prepare ...func(*Control)) *running {
+	t.Helper()
+	return runWith(t, func(*Settings) {}, prepare...)
+}
+
+// runWith is run with other settings.
+func runWith(t testing.TB, change func(*Settings), prepare ...func(*Control)) *running {
 	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "east"), 0o750))
@@ -71,9 +79,13 @@ func run(t *testing.T) *running {
 	s.Files, s.Primary, s.PodName = dir, "east", "istiod-0"
 	s.GRPCAddr, s.SecureGRPCAddr, s.HTTPAddr, s.MonitoringAddr, s.HTTPSAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", ""
 	s.Security.CADir = filepath.Join(dir, "no-ca")
+	change(&s)
 	c, err := New(s, Build{Version: "1.2.3", Revision: "abcdef", Status: "Clean"}, zap.NewNop())
 	require.NoError(t, err)
 	require.NoError(t, c.Listen())
+	for _, f := range prepare {
+		f(c)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -82,7 +94,7 @@ func run(t *testing.T) *running {
 		require.NoError(t, <-done)
 	})
 	require.Eventually(t, func() bool { return c.NotReady() == "" }, 20*time.Second, 10*time.Millisecond)
-	r := &running{T: t, control: c}
+	r := &running{TB: t, control: c}
 	r.connect(c.GRPCAddr(), insecure.NewCredentials())
 	return r
 }
@@ -196,7 +208,11 @@ func TestWhatIstioctlReadsOverHTTP(t *testing.T) {
 		code, body := r.get("/debug/" + name)
 		require.Equal(t, http.StatusBadRequest, code)
 		require.Contains(t, body, "You must provide a proxyID in the query string")
-		r.page("/debug/"+name+"?proxyID=web-0.shop", &map[string]any{})
+		var answer any = &map[string]any{}
+		if name == "edsz" {
+			answer = &[]map[string]any{} // an array of assignments
+		}
+		r.page("/debug/"+name+"?proxyID=web-0.shop", answer)
 	}
 	for _, path := range []string{"/ready"} {
 		code, _ := r.get(path)

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
@@ -60,7 +59,7 @@ func newKube(c *Control) (*kubeWorld, error) {
 	k.events = record.NewBroadcaster()
 	k.recorder = k.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus"})
 	meshFile, networksFile := c.settings.meshFiles()
-	k.settings, err = config.NewWatcher(config.WatchConfig{Set: c.store.SetSettings, Client: k.client, Namespace: c.settings.Namespace,
+	k.settings, err = config.NewWatcher(config.WatchConfig{Set: c.store.SetSettings, Client: k.settingsClient(), Namespace: c.settings.Namespace,
 		Revision: c.settings.Revision, Files: config.Files{Mesh: meshFile, Networks: networksFile}, Cluster: c.settings.primary(),
 		Problems: c.problems, Log: c.log})
 	if err != nil {
@@ -77,7 +76,7 @@ func newKube(c *Control) (*kubeWorld, error) {
 func primaryConfig(file string) (*rest.Config, error) {
 	if file != "" {
 		if _, err := os.Stat(file); err == nil {
-			return clientcmd.BuildConfigFromFlags("", file)
+			return fileConfig(file)
 		}
 	}
 	cfg, err := rest.InClusterConfig()
@@ -106,13 +105,17 @@ func (k *kubeWorld) newManager() (*multicluster.Manager, error) {
 		}
 	}
 	slices.Sort(aliases)
+	secrets, err := k.secretsClient()
+	if err != nil {
+		return nil, err
+	}
 	timeout := s.RemoteTimeout
 	if timeout == 0 {
 		timeout = -1 // istiod's 0: wait for ever
 	}
 	return multicluster.New(multicluster.Config{
 		Primary: s.primary(), Aliases: aliases, PrimaryStatus: k.primaryStatus,
-		Client: k.client, Namespace: s.remoteNamespace(), Directory: s.KubeconfigDir, Options: options, Timeout: timeout,
+		Client: k.client, Secrets: secrets, Namespace: s.remoteNamespace(), Directory: s.KubeconfigDir, Options: options, Timeout: timeout,
 		NewSource: func(id mesh.ClusterID, cfg *rest.Config) (registry.Source, error) {
 			k.tune(cfg)
 			src, err := k.newSource(id, cfg)
@@ -204,13 +207,6 @@ func (k *kubeWorld) noteSynced(ctx context.Context, s *watchedSink) {
 	default:
 		close(k.synced)
 	}
-}
-
-func (k *kubeWorld) runEvents(ctx context.Context) error {
-	k.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")})
-	<-ctx.Done()
-	k.events.Shutdown()
-	return nil
 }
 
 // awaitSettings implements world.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/ca"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -19,16 +20,23 @@ type Overview struct {
 	NotReady string                      `json:"notReady,omitempty"`
 	Primary  mesh.ClusterID              `json:"primary"`
 	Clusters []multicluster.DebugCluster `json:"clusters"`
+	// Refused are the kubeconfigs that are not used, also those that name no cluster.
+	Refused  []multicluster.DebugRefusal `json:"refused,omitempty"`
 	Registry registry.Overview           `json:"registry"`
 	Proxies  []xds.ProxyStatus           `json:"proxies"`
+	// CA is where the CA and a rotation of its root stand, nil if none runs.
+	CA *ca.Progress `json:"ca,omitempty"`
 }
 
 // Overview reads the state of everything.
 func (c *Control) Overview() Overview {
 	o := Overview{Build: c.build, Pod: c.settings.PodName, At: time.Now(), NotReady: c.notReady(), Primary: c.settings.primary(),
-		Registry: registry.NewDebug(c.store, c.problems).Overview(), Proxies: c.xds.Proxies()}
+		Registry: registry.NewDebug(c.store, c.problems).Overview(), Proxies: c.xds.Proxies(), CA: c.trust.progress()}
 	for _, s := range c.world.clusters() {
 		o.Clusters = append(o.Clusters, multicluster.DebugCluster{Status: s, StaleSeconds: s.StaleFor.Seconds()})
+	}
+	for _, r := range c.world.refusals() {
+		o.Refused = append(o.Refused, r.Debug())
 	}
 	return o
 }

@@ -148,7 +148,7 @@ func (r *roots) ask(ctx context.Context, client kubernetes.Interface) (bool, err
 func (r *roots) begin(ctx context.Context, id mesh.ClusterID, t *rootsTarget) {
 	d, err := ca.NewDistributor(ca.DistributorConfig{
 		Client: t.client, Cluster: id, SystemNamespace: r.c.settings.Namespace, Replica: r.c.settings.PodName,
-		Bundle: r.c.trust.authority.RootsPEM, CRL: r.c.trust.authority.CRLPEM, OnChange: r.c.trust.authority.OnChange, Logger: r.log,
+		Bundle: r.c.trust.rootsPEM, CRL: r.c.trust.authority.CRLPEM, OnChange: r.c.trust.authority.OnChange, Logger: r.log,
 	})
 	if err != nil {
 		r.log.Error("roots are not distributed", zap.String("cluster", string(id)), zap.Error(err))

@@ -129,7 +129,7 @@ func (s *secretWatches) open(ctx context.Context, k secretKey, client kubernetes
 		}
 	}
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: &cache.ListWatch{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.FieldSelector = only
 				return secrets.List(ctx, o)
@@ -138,7 +138,7 @@ func (s *secretWatches) open(ctx context.Context, k secretKey, client kubernetes
 				o.FieldSelector = only
 				return secrets.Watch(ctx, o)
 			},
-		},
+		}, client),
 		ObjectType: &corev1.Secret{},
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { changed() },

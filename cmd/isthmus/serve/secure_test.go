@@ -2,15 +2,26 @@ package serve
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/isthmus-mesh/isthmus/ca"
 	"github.com/isthmus-mesh/isthmus/ca/authn"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
@@ -150,6 +161,10 @@ func TestSecuritySettings(t *testing.T) {
 		func(s *Security) { s.JWTRule = "{" },
 		func(s *Security) { s.NodeAccounts = "ztunnel" },
 		func(s *Security) { s.MaxCertTTL = -1 },
+		func(s *Security) { s.JWTRule = `{"issuer":"https://i","audiences":["a"]}` }, // of which cluster?
+		func(s *Security) { s.TLSCertFile = "tls.crt" },
+		func(s *Security) { s.TLSCertFile, s.TLSKeyFile = "tls.crt", "tls.key" },
+		func(s *Security) { s.CACertFile = "ca.crt" },
 	} {
 		bad := s
 		change(&bad)
@@ -158,6 +173,33 @@ func TestSecuritySettings(t *testing.T) {
 	require.Equal(t, "istiod.istio-system.svc", discoveryHost("istiod.istio-system.svc:15012"))
 	require.Empty(t, discoveryHost("192.0.2.1:15012"))
 	require.Empty(t, discoveryHost(""))
+}
+
+// The certificate to serve TLS with: what flags name, else what is mounted where
+// istiod looks, else one of our own CA.
+func TestServingFiles(t *testing.T) {
+	s := securityDefaults(func(string) string { return "" })
+	require.False(t, s.UseCACerts)
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.bind(fs)
+	mounted := func(paths ...string) func(string) bool {
+		return func(p string) bool { return slices.Contains(paths, p) }
+	}
+	require.Nil(t, s.servingFiles(mounted()))
+	require.Nil(t, s.servingFiles(mounted(mountedTLSCert, mountedTLSKey)), "nobody could verify it")
+	require.Nil(t, s.servingFiles(mounted(mountedCA)))
+	require.Equal(t, &ca.ServingFiles{Cert: mountedTLSCert, Key: mountedTLSKey, Roots: mountedCA},
+		s.servingFiles(mounted(mountedTLSCert, mountedTLSKey, mountedCA, mountedCAToo)))
+	require.Equal(t, &ca.ServingFiles{Cert: mountedTLSCert, Key: mountedTLSKey, Roots: mountedCAToo},
+		s.servingFiles(mounted(mountedTLSCert, mountedTLSKey, mountedCAToo)))
+	require.NoError(t, fs.Parse([]string{"--caCertFile=a", "--tlsCertFile=b", "--tlsKeyFile=c"}))
+	require.NoError(t, s.validate())
+	require.Equal(t, &ca.ServingFiles{Cert: "b", Key: "c", Roots: "a"}, s.servingFiles(mounted(mountedTLSCert, mountedTLSKey, mountedCA)))
+
+	for value, want := range map[string]bool{"true": true, "1": true, "false": false, "": false, "yes please": false} {
+		s := securityDefaults(func(k string) string { return map[string]string{"USE_CACERTS_FOR_SELF_SIGNED_CA": value}[k] })
+		require.Equal(t, want, s.UseCACerts, value)
+	}
 }
 
 // Without Kubernetes the CA is in memory, and ADS over TLS asks for a
@@ -183,4 +225,31 @@ func TestFilesServeTLS(t *testing.T) {
 	w := httptest.NewRecorder()
 	c.trust.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/debug/ca", nil))
 	require.Contains(t, w.Body.String(), "self-signed CA in memory")
+}
+
+// With flags that name a certificate of another issuer, that is what proxies see
+// on the secure port, and what they are told to trust verifies it.
+func TestServeWithAnothersCertificate(t *testing.T) {
+	outside := newOutsideRoot(t, "outside")
+	key, err := x509.MarshalECPrivateKey(outside.key)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(3), DNSNames: []string{"istiod.istio-system.svc"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, outside.cert, outside.key.Public(), outside.key)
+	require.NoError(t, err)
+	for name, text := range map[string][]byte{"tls.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		"tls.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: key}), "ca.crt": outside.pem()} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
+	}
+	r := runWith(t, func(s *Settings) {
+		s.Security.TLSCertFile, s.Security.TLSKeyFile, s.Security.CACertFile = dir+"/tls.crt", dir+"/tls.key", dir+"/ca.crt"
+	})
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM(r.control.RootsPEM()))
+	conn, err := tls.Dial("tcp", r.control.SecureGRPCAddr(), &tls.Config{RootCAs: roots, ServerName: "istiod.istio-system.svc", NextProtos: []string{"h2"}})
+	require.NoError(t, err)
+	require.Equal(t, "outside", conn.ConnectionState().PeerCertificates[0].Issuer.CommonName)
+	require.NoError(t, conn.Close())
+	require.Equal(t, 2, strings.Count(string(r.control.RootsPEM()), "BEGIN CERTIFICATE"), "and ours")
 }

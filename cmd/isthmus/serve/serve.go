@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
@@ -54,8 +53,11 @@ type Control struct {
 	trust    *trust
 	access   *access
 	secrets  *gatewaySecrets
+	machines *machines
 	xds      *xds.Server
-	page     http.Handler
+	// injection is nil if the webhooks do not run.
+	injection *injection
+	page      http.Handler
 
 	ready     chan struct{} // closed when the mesh has been read once
 	stopping  atomic.Bool
@@ -69,8 +71,8 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 		return nil, err
 	}
 	c := &Control{settings: s, build: b, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{}), listeners: map[string]net.Listener{}}
-	c.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	c.store = registry.NewStore(registry.Config{Primary: s.primary(), Settings: config.Defaults()})
+	c.registerMetrics()
 	c.problems = registry.NewProblems(nil)
 	var err error
 	if c.resolver, err = resolve.New(resolve.Config{Store: c.store, Problems: c.problems, Log: log.Named("resolve"), Metrics: c.metrics}); err != nil {
@@ -82,13 +84,20 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	if err := c.newSecurity(); err != nil {
 		return nil, err
 	}
+	if err := c.newWebhooks(); err != nil {
+		return nil, err
+	}
+	if c.machines, err = c.newMachines(); err != nil {
+		return nil, err
+	}
 	c.xds, err = xds.New(xds.Config{
 		Store:         c.store,
 		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.NameTables{}},
 		DeriveView:    build.DeriveView,
 		Ready:         func() bool { return c.notReady() == "" },
 		ViewConcerned: build.ViewConcerned,
-		Authenticate:  c.access.admit,
+		Authenticate:  c.admit,
+		Reports:       c.reports(),
 		PerProxy:      map[string]xds.PerProxy{typeSecret: c.secrets},
 		Identifier:    s.PodName,
 		Build:         b.forIstioctl(),
@@ -156,6 +165,10 @@ func (c *Control) Listen() error {
 		c.listeners[l.name] = open
 		c.log.Info(fmt.Sprintf("%s on %s", l.name, open.Addr()))
 	}
+	if err := c.listenWebhooks(); err != nil {
+		c.closeListeners()
+		return err
+	}
 	return nil
 }
 
@@ -198,6 +211,8 @@ func (c *Control) Run(ctx context.Context) error {
 		part{"dispatch", c.xds.Run},
 		part{"readiness", c.awaitReady})
 	parts = append(parts, c.securityParts()...)
+	parts = append(parts, c.webhookParts()...)
+	parts = append(parts, c.machineParts()...)
 	if l := c.listeners["plaintext ADS"]; l != nil {
 		parts = append(parts, part{"plaintext ADS", c.servePlaintext(l)})
 	}
@@ -295,6 +310,9 @@ func (c *Control) debugHandlers() []namedHandler {
 	}
 	if c.secured() {
 		out = append(out, namedHandler{name: "ca", help: "the CA, its roots and a rotation under way", handler: c.trust})
+	}
+	if c.injection != nil {
+		out = append(out, namedHandler{name: "inject", help: "the injection configuration in force, and why a newer one is not", handler: c.injection})
 	}
 	return append(out, namedHandler{name: "overview", help: "everything the page shows",
 		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { writeJSON(w, r, c.Overview()) })})

@@ -42,6 +42,16 @@ type Settings struct {
 	// MeshConfig and NetworksConfig are files that take the place of ConfigMap istio.
 	MeshConfig, NetworksConfig string
 
+	// SharedMeshConfig is a ConfigMap of the system namespace whose mesh settings
+	// lie under those of ConfigMap istio (SHARED_MESH_CONFIG).
+	SharedMeshConfig string
+
+	// External: the control plane runs outside of the cluster that --kubeconfig
+	// leads to, which holds its configuration (EXTERNAL_ISTIOD).
+	External bool
+	// LocalSecrets reads remote secrets in the cluster that the control plane runs
+	// in, if it is external (LOCAL_CLUSTER_SECRET_WATCHER).
+	LocalSecrets bool
 	// KubeconfigDir is a directory of kubeconfigs that takes the place of remote secrets.
 	KubeconfigDir string
 	// InsecureKubeconfig lists what remote kubeconfigs may contain although it is
@@ -64,7 +74,8 @@ type Settings struct {
 	// PodName identifies this replica in answers to istioctl.
 	PodName string
 
-	Security Security
+	Security  Security
+	Injection Injection
 }
 
 // istiod's default files for mesh settings; read only if they exist.
@@ -84,6 +95,9 @@ func Defaults(getenv func(string) string) Settings {
 		Kubeconfig:         getenv("KUBECONFIG"),
 		MeshConfig:         defaultMeshConfig,
 		NetworksConfig:     defaultNetworksConfig,
+		SharedMeshConfig:   getenv("SHARED_MESH_CONFIG"),
+		External:           isTrue(getenv("EXTERNAL_ISTIOD")),
+		LocalSecrets:       isTrue(getenv("LOCAL_CLUSTER_SECRET_WATCHER")),
 		KubeconfigDir:      getenv("PILOT_MULTICLUSTER_KUBECONFIG_PATH"),
 		InsecureKubeconfig: getenv("PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS"),
 		RemoteTimeout:      duration(getenv("PILOT_REMOTE_CLUSTER_TIMEOUT"), 30*time.Second),
@@ -94,6 +108,7 @@ func Defaults(getenv func(string) string) Settings {
 		ShutdownDuration:   10 * time.Second,
 		PodName:            or(getenv("POD_NAME"), hostname()),
 		Security:           securityDefaults(getenv),
+		Injection:          injectionDefaults(getenv),
 	}
 }
 
@@ -138,6 +153,9 @@ func (s *Settings) Validate() error {
 		if st, err := os.Stat(s.Files); err != nil || !st.IsDir() {
 			return fmt.Errorf("--files %s: not a folder: give a folder with one sub-folder of YAML per cluster", s.Files)
 		}
+	}
+	if err := s.Injection.validate(); err != nil {
+		return err
 	}
 	return s.Security.validate()
 }

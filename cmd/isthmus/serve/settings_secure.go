@@ -29,6 +29,14 @@ type Security struct {
 	// before its end it is replaced (CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE).
 	SelfSignedTTL   time.Duration
 	SelfSignedGrace int
+	// UseCACerts keeps a self-signed root in Secret cacerts instead of
+	// istio-ca-secret (USE_CACERTS_FOR_SELF_SIGNED_CA).
+	UseCACerts bool
+	// CACertFile, TLSCertFile and TLSKeyFile are a certificate to serve TLS with
+	// that somebody else issues, and the roots it verifies under (--caCertFile,
+	// --tlsCertFile, --tlsKeyFile). All three or none; without them those at
+	// istiod's usual place count, if they are there.
+	CACertFile, TLSCertFile, TLSKeyFile string
 	// Audiences of which a token must have one (TOKEN_AUDIENCES).
 	Audiences []string
 	// JWTRule accepts tokens of an OIDC issuer (JWT_RULE), in JSON.
@@ -43,6 +51,9 @@ type Security struct {
 	MinTLS string
 	// StreamsPerPeer bounds the streams from one address, 0 is no bound.
 	StreamsPerPeer int
+	// Clock of the CA and of everything that judges certificates; nil is the
+	// system's. It is for tests: no flag sets it.
+	Clock func() time.Time
 	// DebugNamespaces may see all of /debug, beside the system namespace
 	// (DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES).
 	DebugNamespaces []string
@@ -60,6 +71,7 @@ func securityDefaults(getenv func(string) string) Security {
 		MaxCertTTL:      duration(getenv("MAX_WORKLOAD_CERT_TTL"), 90*24*time.Hour),
 		SelfSignedTTL:   duration(getenv("CITADEL_SELF_SIGNED_CA_CERT_TTL"), 10*365*24*time.Hour),
 		SelfSignedGrace: grace,
+		UseCACerts:      isTrue(getenv("USE_CACERTS_FOR_SELF_SIGNED_CA")),
 		Audiences:       split(or(getenv("TOKEN_AUDIENCES"), authn.DefaultAudience)),
 		JWTRule:         getenv("JWT_RULE"),
 		NodeAccounts:    getenv("CA_TRUSTED_NODE_ACCOUNTS"),
@@ -73,6 +85,9 @@ func securityDefaults(getenv func(string) string) Security {
 
 func (s *Security) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.MinTLS, "tls-min-version", s.MinTLS, "least version of TLS of proxies: 1.2 or 1.3")
+	fs.StringVar(&s.CACertFile, "caCertFile", s.CACertFile, "file with the roots that --tlsCertFile verifies under")
+	fs.StringVar(&s.TLSCertFile, "tlsCertFile", s.TLSCertFile, "file with a certificate to serve TLS with, instead of one of the CA of the mesh")
+	fs.StringVar(&s.TLSKeyFile, "tlsKeyFile", s.TLSKeyFile, "file with the key of --tlsCertFile")
 	fs.IntVar(&s.StreamsPerPeer, "maxStreamsPerPeer", s.StreamsPerPeer, "most streams from one address over TLS, 0 = no bound")
 }
 
@@ -87,10 +102,42 @@ func (s *Security) validate() error {
 	if _, err := ca.ParseNodeAccounts(s.NodeAccounts); err != nil {
 		return fmt.Errorf("CA_TRUSTED_NODE_ACCOUNTS: %w", err)
 	}
+	if given := len(split(s.CACertFile + "," + s.TLSCertFile + "," + s.TLSKeyFile)); given != 0 && given != 3 {
+		return errors.New("--caCertFile, --tlsCertFile and --tlsKeyFile: give all three or none")
+	}
 	if s.CertTTL <= 0 || s.MaxCertTTL <= 0 {
 		return errors.New("DEFAULT_WORKLOAD_CERT_TTL and MAX_WORKLOAD_CERT_TTL must be positive, such as 24h")
 	}
 	return nil
+}
+
+// Where istiod's chart mounts a certificate to serve TLS with: Secret istiod-tls,
+// and the roots either from ConfigMap istio-ca-root-cert or out of that Secret.
+const (
+	mountedTLSCert = "./var/run/secrets/istiod/tls/tls.crt"
+	mountedTLSKey  = "./var/run/secrets/istiod/tls/tls.key"
+	mountedCA      = "./var/run/secrets/istiod/ca/root-cert.pem"
+	mountedCAToo   = "./var/run/secrets/istiod/tls/ca.crt"
+)
+
+// servingFiles are the files of a certificate to serve TLS with, nil if there
+// are none.
+func (s *Security) servingFiles(exists func(path string) bool) *ca.ServingFiles {
+	if s.TLSCertFile != "" {
+		return &ca.ServingFiles{Cert: s.TLSCertFile, Key: s.TLSKeyFile, Roots: s.CACertFile}
+	}
+	for _, roots := range []string{mountedCA, mountedCAToo} {
+		if exists(mountedTLSCert) && exists(mountedTLSKey) && exists(roots) {
+			return &ca.ServingFiles{Cert: mountedTLSCert, Key: mountedTLSKey, Roots: roots}
+		}
+	}
+	return nil
+}
+
+// isTrue reads a boolean variable as istiod does; what is none counts as unset.
+func isTrue(s string) bool {
+	v, err := strconv.ParseBool(s)
+	return err == nil && v
 }
 
 // minTLS reads the least version in the spellings of istiod, of its mesh
