@@ -51,6 +51,11 @@ type DebugRefusal struct {
 	Message    string         `json:"message"`
 }
 
+// Debug is the refusal as people see it.
+func (r Refusal) Debug() DebugRefusal {
+	return DebugRefusal{r.ID, r.Origin.String(), r.Origin.Key, r.Reason, r.Message}
+}
+
 // Debug returns everything the manager knows, for people.
 func (m *Manager) Debug() Debug {
 	v := m.view.Load()
@@ -59,7 +64,7 @@ func (m *Manager) Debug() Debug {
 		out.Clusters = append(out.Clusters, DebugCluster{s, s.StaleFor.Seconds()})
 	}
 	for _, r := range v.refusals {
-		out.Refused = append(out.Refused, DebugRefusal{r.ID, r.Origin.String(), r.Origin.Key, r.Reason, r.Message})
+		out.Refused = append(out.Refused, r.Debug())
 	}
 	return out
 }

@@ -43,6 +43,9 @@ type Config struct {
 	// returns for it. It may be nil if Directory is set or there are no remotes.
 	Client    kubernetes.Interface
 	Namespace string
+	// Secrets reads the Secrets instead of Client, for a control plane that runs
+	// outside of the cluster that holds its configuration; nil is Client.
+	Secrets kubernetes.Interface
 	// Directory, if set, holds one kubeconfig per remote cluster in its files
 	// *.yaml, *.yml and *.json, and no Secrets are read.
 	Directory string
@@ -126,7 +129,7 @@ func New(c Config) (*Manager, error) {
 	if c.NewSource == nil || c.NewSink == nil {
 		return nil, errors.New("new multicluster manager: NewSource and NewSink are needed")
 	}
-	if c.Directory == "" && c.Client != nil && c.Namespace == "" {
+	if c.Directory == "" && (c.Client != nil || c.Secrets != nil) && c.Namespace == "" {
 		return nil, errors.New("new multicluster manager: Namespace is missing")
 	}
 	if c.Timeout == 0 {
@@ -150,6 +153,8 @@ func New(c Config) (*Manager, error) {
 	switch {
 	case c.Directory != "":
 		m.feed = newDirectory(c.Directory, m.log)
+	case c.Secrets != nil:
+		m.feed = newSecrets(c.Secrets, c.Namespace)
 	case c.Client != nil:
 		m.feed = newSecrets(c.Client, c.Namespace)
 	default:

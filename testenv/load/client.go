@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -32,28 +32,41 @@ const (
 type Fleet struct {
 	topology Topology
 	addr     string
+	window   int32
 	names    nameCache
+	watch    []bool // proxies that see the marked endpoint itself, not a gateway
+	watchers int
+
+	messages, bytes, last atomic.Int64 // last: when a message came, Unix nanoseconds
 
 	mu      sync.Mutex
 	ready   int
-	marks   []int // newest mark per proxy, -1 before the first
-	watch   []bool
+	marks   []int // newest change per proxy, -1 before the first
+	changes map[int]*change
 	arrived chan struct{}
-	stats   Stats
+}
+
+// change is when one change of the marked endpoint was made, and when it was
+// heard. A proxy that hears a later one has heard it too.
+type change struct {
+	made, first, last time.Time
+	heard             int
 }
 
 // Stats counts what a fleet received.
-type Stats struct {
-	Messages, Bytes int64
-	Reconnects      int
-}
+type Stats struct{ Messages, Bytes int64 }
 
-// NewFleet prepares n proxies of a mesh for a server at addr.
-func NewFleet(t Topology, addr string, n int) *Fleet {
-	f := &Fleet{topology: t, addr: addr, marks: make([]int, n), watch: make([]bool, n), arrived: make(chan struct{}, 1)}
+// NewFleet prepares n proxies of a mesh for a server at addr. window is the
+// initial HTTP/2 window of their connections in bytes; 0 is grpc's own, 64 KiB
+// that grows as needed.
+func NewFleet(t Topology, addr string, n int, window int32) *Fleet {
+	f := &Fleet{topology: t, addr: addr, window: window, marks: make([]int, n), watch: make([]bool, n), changes: map[int]*change{}, arrived: make(chan struct{}, 1)}
 	for i := range n {
 		_, e := t.proxyOf(i)
 		f.marks[i], f.watch[i] = -1, e%2 == 0
+		if f.watch[i] {
+			f.watchers++
+		}
 	}
 	return f
 }
@@ -71,13 +84,12 @@ func (f *Fleet) Run(ctx context.Context) {
 func (f *Fleet) keep(ctx context.Context, i int) {
 	backoff := 500 * time.Millisecond
 	for ctx.Err() == nil {
-		p := &proxy{fleet: f, index: i, pending: map[string]map[string]bool{}, asked: map[string]bool{}}
+		p := &proxy{fleet: f, index: i}
 		_ = p.run(ctx)
 		if p.isReady {
 			backoff = 500 * time.Millisecond
-			f.count(func() { f.ready-- })
+			f.note(func() bool { f.ready--; return true })
 		}
-		f.count(func() { f.stats.Reconnects++ })
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(rand.Int64N(int64(backoff)))):
@@ -86,10 +98,14 @@ func (f *Fleet) keep(ctx context.Context, i int) {
 	}
 }
 
-func (f *Fleet) count(change func()) {
+// note changes what the fleet knows; record reports whether a waiter should look.
+func (f *Fleet) note(record func() bool) {
 	f.mu.Lock()
-	change()
+	tell := record()
 	f.mu.Unlock()
+	if !tell {
+		return
+	}
 	select {
 	case f.arrived <- struct{}{}:
 	default:
@@ -105,9 +121,53 @@ func (f *Fleet) Ready() int {
 
 // Stats returns what was received so far.
 func (f *Fleet) Stats() Stats {
+	return Stats{Messages: f.messages.Load(), Bytes: f.bytes.Load()}
+}
+
+// begin notes that change n is being made now.
+func (f *Fleet) begin(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.stats
+	f.changes[n] = &change{made: time.Now()}
+}
+
+// heard notes that a proxy's newest change is n now.
+func (f *Fleet) heard(proxy, n int) {
+	now := time.Now()
+	f.note(func() bool {
+		before := f.marks[proxy]
+		if n <= before {
+			return false
+		}
+		f.marks[proxy] = n
+		done := false
+		for k := before + 1; k <= n; k++ {
+			c := f.changes[k]
+			if c == nil || !f.watch[proxy] {
+				continue
+			}
+			if c.heard++; c.heard == 1 {
+				c.first = now
+			}
+			if c.heard == f.watchers {
+				c.last, done = now, true
+			}
+		}
+		return done
+	})
+}
+
+// delays is how long changes from up to and without to took to the first and to
+// the last proxy; all of them must have been heard by all.
+func (f *Fleet) delays(from, to int) (first, last []time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for n := from; n < to; n++ {
+		if c := f.changes[n]; c != nil && !c.last.IsZero() {
+			first, last = append(first, c.first.Sub(c.made)), append(last, c.last.Sub(c.made))
+		}
+	}
+	return first, last
 }
 
 // wait returns when ok holds of the fleet; ok is called under its lock.
@@ -127,17 +187,37 @@ func (f *Fleet) wait(ctx context.Context, ok func() bool) error {
 	}
 }
 
+// quiet returns when nothing was received for d.
+func (f *Fleet) quiet(ctx context.Context, d time.Duration) error {
+	for {
+		left := d - time.Since(time.Unix(0, f.last.Load()))
+		if left <= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(left):
+		}
+	}
+}
+
 // proxy is one stream.
 type proxy struct {
-	fleet   *Fleet
-	index   int
-	pending map[string]map[string]bool // names asked for and not answered, by type
-	asked   map[string]bool            // names ever asked for on this stream, as TYPE+NAME
-	routes  bool
-	isReady bool
-	stream  grpc.ClientStream
-	tap     func(response, []byte) // sees every response, after it was taken
+	fleet    *Fleet
+	index    int
+	eds, rds answers
+	lds      bool // asked for
+	haveLDS  bool
+	isReady  bool
+	stream   grpc.ClientStream
+	tap      func(response, []byte) // sees every response, after it was taken
 }
+
+// answers is what a proxy asked for by name and what was answered.
+type answers struct{ asked, got nameSet }
+
+func (a *answers) complete() bool { return a.got.covers(&a.asked) }
 
 func (p *proxy) node() *corev3.Node {
 	t := p.fleet.topology
@@ -156,9 +236,12 @@ func (p *proxy) node() *corev3.Node {
 }
 
 func (p *proxy) run(ctx context.Context) error {
-	conn, err := grpc.NewClient(p.fleet.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(64<<20)),
-		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20))
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(64<<20))}
+	if w := p.fleet.window; w > 0 {
+		options = append(options, grpc.WithInitialWindowSize(w), grpc.WithInitialConnWindowSize(w))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+p.fleet.addr, options...)
 	if err != nil {
 		return err
 	}
@@ -174,7 +257,9 @@ func (p *proxy) run(ctx context.Context) error {
 		if err := p.stream.RecvMsg(&f); err != nil {
 			return err
 		}
-		if err := p.take(f.body); err != nil {
+		err := p.take(f.body)
+		f.buf.Free()
+		if err != nil {
 			return err
 		}
 	}
@@ -186,15 +271,11 @@ func (p *proxy) take(body []byte) error {
 	if err != nil {
 		return err
 	}
-	p.fleet.count(func() { p.fleet.stats.Messages++; p.fleet.stats.Bytes += int64(len(body)) })
+	p.fleet.messages.Add(1)
+	p.fleet.bytes.Add(int64(len(body)))
+	p.fleet.last.Store(time.Now().UnixNano())
 	if err := p.stream.SendMsg(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.typeURL, ResponseNonce: r.nonce}); err != nil {
 		return err
-	}
-	for _, x := range r.resources {
-		delete(p.pending[r.typeURL], x.name)
-		if r.typeURL == typeEDS && p.index < len(p.fleet.marks) {
-			p.noteMark(x)
-		}
 	}
 	if err := p.follow(r); err != nil {
 		return err
@@ -202,74 +283,60 @@ func (p *proxy) take(body []byte) error {
 	if p.tap != nil {
 		p.tap(r, body)
 	}
-	if !p.isReady && p.routes && len(p.pending[typeEDS])+len(p.pending[typeRDS]) == 0 {
+	if !p.isReady && p.haveLDS && p.eds.complete() && p.rds.complete() {
 		p.isReady = true
-		p.fleet.count(func() { p.fleet.ready++ })
+		p.fleet.note(func() bool { p.fleet.ready++; return true })
 	}
 	return nil
 }
 
-func (p *proxy) noteMark(x resource) {
-	if n := markIn(x.body); n >= 0 {
-		p.fleet.count(func() { p.fleet.marks[p.index] = n })
-	}
-}
-
+// follow notes what was answered and asks for what follows from it.
 func (p *proxy) follow(r response) error {
+	names := &p.fleet.names
 	switch r.typeURL {
 	case typeCDS:
-		return p.subscribe(typeEDS, p.fleet.names.of(r))
+		if err := p.subscribe(typeEDS, &p.eds.asked, names.follow(r)); err != nil {
+			return err
+		}
 	case typeEDS:
-		if p.pending[typeLDS] == nil && len(p.pending[typeEDS]) == 0 {
-			p.pending[typeLDS] = map[string]bool{}
-			return p.stream.SendMsg(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeLDS})
+		for _, x := range r.resources {
+			if n := markIn(x.body); n >= 0 {
+				p.fleet.heard(p.index, n)
+			}
+			p.eds.got.add(names.id(x.name))
+		}
+		for _, name := range r.removed {
+			p.eds.got.add(names.id(name))
 		}
 	case typeLDS:
-		p.routes = true
-		return p.subscribe(typeRDS, p.fleet.names.of(r))
+		p.haveLDS = true
+		return p.subscribe(typeRDS, &p.rds.asked, names.follow(r))
+	case typeRDS:
+		for _, x := range r.resources {
+			p.rds.got.add(names.id(x.name))
+		}
+		for _, name := range r.removed {
+			p.rds.got.add(names.id(name))
+		}
 	}
-	return nil
+	if p.lds || !p.eds.complete() {
+		return nil
+	}
+	p.lds = true
+	return p.stream.SendMsg(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeLDS})
 }
 
-func (p *proxy) subscribe(typeURL string, all []string) error {
-	if p.pending[typeURL] == nil {
-		p.pending[typeURL] = map[string]bool{}
-	}
+func (p *proxy) subscribe(typeURL string, asked *nameSet, all []uint32) error {
 	var names []string
-	for _, n := range all {
-		if key := typeURL + n; !p.asked[key] {
-			p.asked[key], p.pending[typeURL][n] = true, true
-			names = append(names, n)
+	for _, id := range all {
+		if asked.add(id) {
+			names = append(names, p.fleet.names.name(id))
 		}
 	}
 	if len(names) == 0 {
 		return nil
 	}
 	return p.stream.SendMsg(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL, ResourceNamesSubscribe: names})
-}
-
-// nameCache remembers which names follow from a resource, by its content: the
-// same bytes reach many proxies, and a load client must cost little.
-type nameCache struct{ byHash sync.Map } // uint64 -> []string
-
-func (c *nameCache) of(r response) []string {
-	seen := map[string]bool{}
-	var out []string
-	for _, x := range r.resources {
-		h := xxhash.Sum64(x.body)
-		names, ok := c.byHash.Load(h)
-		if !ok {
-			names = namesIn(r.typeURL, x.body)
-			c.byHash.Store(h, names)
-		}
-		for _, n := range names.([]string) {
-			if !seen[n] {
-				seen[n] = true
-				out = append(out, n)
-			}
-		}
-	}
-	return out
 }
 
 // namesIn lists the EDS names of an upstream or the route names of a listener.

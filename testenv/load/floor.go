@@ -35,9 +35,9 @@ type floorStream struct {
 func Record(ctx context.Context, t Topology, addr string) (*Floor, error) {
 	fl := &Floor{topology: t, bodies: map[string]map[string][]byte{}, streams: map[grpc.ServerStream]*floorStream{}}
 	for i := range 2 {
-		f := NewFleet(t, addr, 1)
-		p := &proxy{fleet: f, index: i, pending: map[string]map[string]bool{}, asked: map[string]bool{}}
-		f.marks = make([]int, i+1)
+		f := NewFleet(t, addr, 1, 0)
+		f.marks, f.watch = make([]int, i+1), make([]bool, i+1)
+		p := &proxy{fleet: f, index: i}
 		got, err := p.record(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("record from %s: %w", addr, err)
@@ -55,7 +55,7 @@ func (p *proxy) record(ctx context.Context) (map[string][]byte, error) {
 	got := map[string][]byte{}
 	p.tap = func(r response, body []byte) {
 		got[r.typeURL] = append(got[r.typeURL], resourcesOnly(body)...)
-		if len(p.pending[typeRDS]) == 0 && p.routes && r.typeURL == typeRDS {
+		if p.haveLDS && p.rds.complete() && r.typeURL == typeRDS {
 			cancel()
 		}
 	}
@@ -160,7 +160,7 @@ func (fl *Floor) moved(n int) ([]byte, error) {
 	name := "outbound|80||" + fl.topology.host(0)
 	var found []byte
 	_ = fields(fl.bodies[fl.topology.network(0)][typeEDS], func(f protowire.Number, v []byte) {
-		if r := parseResource(v); f == responseResources && r.name == name {
+		if r := parseResource(v); f == responseResources && string(r.name) == name {
 			found = r.body
 		}
 	})

@@ -11,8 +11,10 @@ import (
 type Plan struct {
 	Topology Topology
 	Proxies  int
+	Window   int32 // of the clients' connections, see NewFleet
 	// Changes is the number of single endpoint changes, each waited for. They are
 	// numbered from FirstChange, which must be above all numbers used before.
+	// FirstChange itself is the warm-up.
 	Changes, FirstChange int
 	// Churn is the number of changes per second for ChurnFor; 0 leaves it out.
 	Churn    int
@@ -39,10 +41,14 @@ type Report struct {
 	// the last proxy, Slowest the worst of the last ones.
 	FirstP50, LastP50, Slowest time.Duration
 	CPUPerChange               time.Duration
-	// StaleP50 and StaleP99 say how old the newest change known to a proxy is
-	// when the next arrives, under churn.
-	StaleP50, StaleP99 time.Duration
+	// StaleP50 and StaleP99 say how old a change is when the last proxy has heard
+	// it, or a later one, under churn; ChurnCPU what one such change costs.
+	StaleP50, StaleP99, ChurnCPU time.Duration
 }
+
+// settle is the quiet time that ends a phase: what the server does after the
+// last proxy is ready belongs to the phase too.
+const settle = 2 * time.Second
 
 // Measure runs the plan against a target.
 func Measure(ctx context.Context, p Plan, t Target) (Report, error) {
@@ -51,7 +57,7 @@ func Measure(ctx context.Context, p Plan, t Target) (Report, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f := NewFleet(p.Topology, t.Addr, p.Proxies)
+	f := NewFleet(p.Topology, t.Addr, p.Proxies, p.Window)
 	done := make(chan struct{})
 	peak := watchPeak(ctx, t.PID)
 	var r Report
@@ -64,6 +70,9 @@ func Measure(ctx context.Context, p Plan, t Target) (Report, error) {
 	defer func() { cancel(); <-done }()
 
 	if err := r.sync(ctx, p, f, begin); err != nil {
+		return r, err
+	}
+	if err := f.quiet(ctx, settle); err != nil {
 		return r, err
 	}
 	after, err := usageOf(t.PID)
@@ -100,96 +109,95 @@ func (r *Report) sync(ctx context.Context, p Plan, f *Fleet, begin time.Time) er
 	return nil
 }
 
-// changes makes single changes and waits for each at every watching proxy.
+// changeGap is the pause after a single change: each finds an idle server.
+const changeGap = 300 * time.Millisecond
+
+// changes makes single changes and waits for each at every watching proxy. The
+// one before them moves the endpoint out of its first state and does not count.
 func (r *Report) changes(ctx context.Context, p Plan, t Target, f *Fleet) error {
-	var first, last []time.Duration
+	if p.Changes == 0 {
+		return nil
+	}
+	if err := f.move(ctx, t, p.FirstChange); err != nil {
+		return err
+	}
+	if err := f.quiet(ctx, settle); err != nil {
+		return err
+	}
 	before, err := usageOf(t.PID)
 	if err != nil {
 		return err
 	}
-	for n := p.FirstChange; n < p.FirstChange+p.Changes; n++ {
-		begin := time.Now()
-		if err := t.Move(n); err != nil {
+	from := p.FirstChange + 1
+	for n := from; n < from+p.Changes; n++ {
+		if err := f.move(ctx, t, n); err != nil {
 			return err
 		}
-		for _, all := range []bool{false, true} {
-			if err := f.wait(ctx, func() bool { return f.seen(n, all) }); err != nil {
-				return fmt.Errorf("change %d did not reach every proxy: %w", n, err)
-			}
-			if all {
-				last = append(last, time.Since(begin))
-			} else {
-				first = append(first, time.Since(begin))
-			}
+		if err := f.quiet(ctx, changeGap); err != nil {
+			return err
 		}
 	}
 	after, err := usageOf(t.PID)
-	if err != nil || p.Changes == 0 {
+	if err != nil {
 		return err
 	}
+	first, last := f.delays(from, from+p.Changes)
 	r.FirstP50, r.LastP50, r.Slowest = percentile(first, 50), percentile(last, 50), percentile(last, 100)
 	r.CPUPerChange = (after.CPU - before.CPU) / time.Duration(p.Changes)
 	p.Progress("one change: first proxy %v, last %v", r.FirstP50.Round(time.Millisecond), r.LastP50.Round(time.Millisecond))
 	return nil
 }
 
-// seen reports whether one, or every, watching proxy knows change n or a later
-// one; the fleet's lock is held.
-func (f *Fleet) seen(n int, all bool) bool {
-	for i, m := range f.marks {
-		if !f.watch[i] {
-			continue
-		}
-		if got := m >= n; got != all {
-			return got
-		}
+// move makes change n and waits until every watching proxy has heard it.
+func (f *Fleet) move(ctx context.Context, t Target, n int) error {
+	f.begin(n)
+	if err := t.Move(n); err != nil {
+		return err
 	}
-	return all
+	return f.reached(ctx, n)
 }
 
-// churn makes changes at a rate and samples how old what the proxies know is.
+// reached waits until every watching proxy knows change n or a later one.
+func (f *Fleet) reached(ctx context.Context, n int) error {
+	if err := f.wait(ctx, func() bool { return f.changes[n].heard == f.watchers }); err != nil {
+		return fmt.Errorf("change %d did not reach every proxy: %w", n, err)
+	}
+	return nil
+}
+
+// churn makes changes at a rate and tells how old each was when the last proxy
+// heard it, or a later one.
 func (r *Report) churn(ctx context.Context, p Plan, t Target, f *Fleet) error {
-	ctx, cancel := context.WithTimeout(ctx, p.ChurnFor)
-	defer cancel()
-	var stale []time.Duration
-	made := map[int]time.Time{}
-	tick := time.NewTicker(time.Second / time.Duration(p.Churn))
-	defer tick.Stop()
-	for n := p.FirstChange + p.Changes; ; n++ {
-		made[n] = time.Now()
+	before, err := usageOf(t.PID)
+	if err != nil {
+		return err
+	}
+	from := p.FirstChange + 1 + p.Changes
+	n, begin := from, time.Now()
+	for ; time.Since(begin) < p.ChurnFor; n++ {
+		f.begin(n)
 		if err := t.Move(n); err != nil {
 			return err
 		}
+		next := begin.Add(time.Duration(n-from+1) * time.Second / time.Duration(p.Churn))
 		select {
 		case <-ctx.Done():
-			r.StaleP50, r.StaleP99 = percentile(stale, 50), percentile(stale, 99)
-			p.Progress("churn %d/s: staleness p50 %v, p99 %v", p.Churn, r.StaleP50.Round(time.Millisecond), r.StaleP99.Round(time.Millisecond))
-			return nil
-		case <-tick.C:
-			stale = append(stale, f.staleness(n, made)...)
+			return ctx.Err()
+		case <-time.After(time.Until(next)):
 		}
 	}
-}
-
-// staleness says for every watching proxy how long the oldest change that it
-// does not know yet has been there.
-func (f *Fleet) staleness(newest int, made map[int]time.Time) []time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
-	var out []time.Duration
-	for i, m := range f.marks {
-		if !f.watch[i] {
-			continue
-		}
-		at, missing := made[m+1]
-		if m >= newest || !missing {
-			out = append(out, 0)
-			continue
-		}
-		out = append(out, now.Sub(at))
+	if err := f.reached(ctx, n-1); err != nil {
+		return err
 	}
-	return out
+	after, err := usageOf(t.PID)
+	if err != nil {
+		return err
+	}
+	_, stale := f.delays(from, n)
+	r.StaleP50, r.StaleP99 = percentile(stale, 50), percentile(stale, 99)
+	r.ChurnCPU = (after.CPU - before.CPU) / time.Duration(n-from)
+	p.Progress("churn %d/s: staleness p50 %v, p99 %v", p.Churn, r.StaleP50.Round(time.Millisecond), r.StaleP99.Round(time.Millisecond))
+	return nil
 }
 
 func percentile(d []time.Duration, p int) time.Duration {

@@ -11,8 +11,12 @@ import (
 )
 
 // frame is a message as bytes: what the load client receives and the floor
-// server sends. A sent frame's body is shared by all streams, its tail is not.
-type frame struct{ body, tail []byte }
+// server sends. A sent frame's body is shared by all streams, its tail is not; a
+// received one's body is valid until its buffer is freed.
+type frame struct {
+	body, tail []byte
+	buf        mem.Buffer
+}
 
 // codec passes frames through and encodes everything else as protobuf.
 type codec struct{}
@@ -35,7 +39,8 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if f, ok := v.(*frame); ok {
-		f.body = data.Materialize()
+		f.buf = data.MaterializeToBuffer(mem.DefaultBufferPool())
+		f.body = f.buf.ReadOnlyData()
 		return nil
 	}
 	m, ok := v.(proto.Message)
@@ -50,6 +55,7 @@ const (
 	responseResources = 2
 	responseTypeURL   = 4
 	responseNonce     = 5
+	responseRemoved   = 6
 	resourceBody      = 2
 	resourceName      = 3
 	anyValue          = 2
@@ -59,10 +65,12 @@ const (
 type response struct {
 	typeURL, nonce string
 	resources      []resource
+	removed        [][]byte
 }
 
+// resource points into the response it came with.
 type resource struct {
-	name string
+	name []byte
 	body []byte // the value inside the Any
 }
 
@@ -101,6 +109,8 @@ func parseResponse(b []byte) (response, error) {
 			r.typeURL = string(v)
 		case responseNonce:
 			r.nonce = string(v)
+		case responseRemoved:
+			r.removed = append(r.removed, v)
 		}
 	})
 	return r, err
@@ -111,7 +121,7 @@ func parseResource(b []byte) resource {
 	_ = fields(b, func(n protowire.Number, v []byte) {
 		switch n {
 		case resourceName:
-			r.name = string(v)
+			r.name = v
 		case resourceBody:
 			_ = fields(v, func(n protowire.Number, v []byte) {
 				if n == anyValue {
@@ -125,13 +135,22 @@ func parseResource(b []byte) resource {
 
 // markIn finds the number of the change that an assignment shows, or -1.
 func markIn(body []byte) int {
-	i := bytes.Index(body, []byte("10.250."))
-	if i < 0 {
+	_, rest, ok := bytes.Cut(body, []byte("10.250."))
+	if !ok {
 		return -1
 	}
-	var a, b int
-	if _, err := fmt.Sscanf(string(body[i:min(len(body), i+15)]), "10.250.%d.%d", &a, &b); err != nil {
+	high, rest := decimal(rest)
+	if len(rest) == 0 || rest[0] != '.' {
 		return -1
 	}
-	return a<<8 | b
+	low, _ := decimal(rest[1:])
+	return high<<8 | low
+}
+
+// decimal reads the digits that b begins with.
+func decimal(b []byte) (n int, rest []byte) {
+	for len(b) > 0 && b[0] >= '0' && b[0] <= '9' {
+		n, b = n*10+int(b[0]-'0'), b[1:]
+	}
+	return n, b
 }

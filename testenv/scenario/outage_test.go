@@ -257,30 +257,53 @@ func TestLeavingWhileDown(t *testing.T) {
 	w.Leave("south")
 	w.Hears(p, Upstream("web"), "10.1.0.1:8080 1")
 	onlyAbout(t, p, mark, Upstream("web"))
-	require.Len(t, plane.Clusters(), 1)
+	w.Eventually("only the primary is left", func() bool { return len(plane.Clusters()) == 1 })
 	w.Clusters["east"].Pause()
 	w.Halt(plane)
 	<-p.Done()
 }
 
-// TestHalfOpenWatchIsNoticed is row 17.
+// TestHalfOpenWatchIsNoticed is row 17: an API server that keeps its connections
+// and says nothing. All that reads it notices, what is served stays, the source
+// is the same afterwards, and one change is one push.
 func TestHalfOpenWatchIsNoticed(t *testing.T) {
 	w := NewWorld(t, "east", "west")
-	w.Apply("west", Service("web")+Pods("web", true, "10.2.0.1"))
+	w.Apply("west", Service("web")+Pods("web", true, "10.2.0.1")+Pod("web", "10.2.0.2", true))
 	w.Join("west")
 	w.Serve()
 	p := w.Proxy("east", "", true)
 	w.Hears(p, Upstream("web"), "10.2.0.1:8080 1")
+	before := w.status("west")
+	require.Equal(t, multicluster.HealthOK, before.Health)
+	require.NotEmpty(t, before.Kinds)
 	mark := len(p.Pushes())
 	west := w.Clusters["west"]
-	paused := time.Now()
 	west.Pause()
 	defer west.Resume()
 	w.awaitHealth("west", multicluster.HealthUnreachable)
-	t.Log("noticed after ", time.Since(paused))
+	w.Eventually("every kind is known not to be read", func() bool {
+		return failing(w.status("west")) == len(before.Kinds)
+	})
+	w.Eventually("the age of the data grows", func() bool { return w.stale() > 0 })
 	require.Len(t, p.Pushes(), mark, "nothing changed for proxies")
 	west.Resume()
-	w.Apply("west", Pods("web", true, "10.2.0.2"))
+	w.awaitHealth("west", multicluster.HealthOK)
+	after := w.status("west")
+	require.Equal(t, before.Generation, after.Generation, "the same source goes on")
+	require.Zero(t, failing(after))
+	require.Len(t, p.Pushes(), mark, "that it is back is no change")
+	w.Apply("west", Slice("web", "10.2.0.2"))
 	w.Hears(p, Upstream("web"), "10.2.0.2:8080 1")
+	require.Len(t, p.Pushes(), mark+1)
 	onlyAbout(t, p, mark, Upstream("web"))
+}
+
+// failing counts the kinds of a cluster that cannot be read.
+func failing(s multicluster.Status) (n int) {
+	for _, k := range s.Kinds {
+		if k.Error != "" {
+			n++
+		}
+	}
+	return n
 }

@@ -52,6 +52,8 @@ func TestReplicasAgree(t *testing.T) {
 	w.Secret("another-west", map[string][]byte{"west": w.Reader("impostor", "reader")})
 	w.Eventually("both refuse", func() bool { return len(first.Refusals()) == 1 && len(second.Refusals()) == 1 })
 	require.Equal(t, first.Refusals(), second.Refusals())
+	require.Equal(t, first.Refusals()[0].Debug(), first.Overview().Refused[0], "the page and isthmus status tell too")
+	w.awaitEvent("another-west", first.Refusals()[0].Message)
 	w.Apply("east", Pods("web", true, "10.1.0.2"))
 	agree("10.1.0.2:8080 2", "203.0.113.1:15443 2", "203.0.113.2:15443 2")
 
@@ -60,8 +62,10 @@ func TestReplicasAgree(t *testing.T) {
 	require.Equal(t, first.Refusals(), third.Refusals())
 	pairs = append(pairs, [2]*recorder.Proxy{pairs[0][0], w.Connect(third, client("east", "net-1"), recorder.Options{Delta: true})})
 	agree("10.1.0.2:8080 2", "203.0.113.1:15443 2", "203.0.113.2:15443 2")
+	require.Len(t, w.events("another-west"), 1, "three replicas refuse, and one Event says so")
 	w.Leave("west")
 	agree("10.1.0.2:8080 1", "203.0.113.6:15443 3")
+	require.Len(t, w.events("another-west"), 1)
 }
 
 func sameVersions(a, b *recorder.Proxy) bool {

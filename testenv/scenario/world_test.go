@@ -264,13 +264,21 @@ func (w *World) awaitHealth(cluster string, h multicluster.Health) {
 // awaitEvent waits for a warning about a secret in the primary that says this.
 func (w *World) awaitEvent(secret, says string) {
 	w.t.Helper()
-	api := w.Clusters[w.names[0]].Client().CoreV1().Events(multicluster.SystemNamespace)
 	w.Eventually("an Event about "+secret+" with "+says, func() bool {
-		list, err := api.List(w.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + secret})
-		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
+		return slices.ContainsFunc(w.events(secret), func(e corev1.Event) bool {
 			return e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, says)
 		})
 	})
+}
+
+// events lists the Events about a secret, none if they cannot be read.
+func (w *World) events(secret string) []corev1.Event {
+	list, err := w.Clusters[w.names[0]].Client().CoreV1().Events(multicluster.SystemNamespace).
+		List(w.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + secret})
+	if err != nil {
+		return nil
+	}
+	return list.Items
 }
 
 // awaitReason waits until the control plane gives a reason for a cluster's health.

@@ -1,0 +1,166 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
+	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/manifests"
+	"github.com/isthmus-mesh/isthmus/multicluster"
+	"github.com/isthmus-mesh/isthmus/registry/config"
+	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
+)
+
+// TestInstalledRights runs the control plane with exactly what the charts grant
+// in the primary and in a remote, and lets it do everything that writes or
+// reads. The API servers count what they refuse: nothing.
+func TestInstalledRights(t *testing.T) {
+	w := NewWorld(t, "east", "west")
+	w.install("east", "primary", "global.multiCluster.clusterName=east")
+	w.install("west", "remote", "global.multiCluster.clusterName=west", "global.remotePilotAddress=192.0.2.1")
+	_, err := w.Clusters["west"].Client().CoreV1().Namespaces().Patch(w.ctx, multicluster.SystemNamespace, types.MergePatchType,
+		[]byte(`{"metadata":{"annotations":{"topology.istio.io/controlPlaneClusters":"east"}}}`), metav1.PatchOptions{})
+	require.NoError(t, err)
+	refused := map[string]int{"east": w.refused("east"), "west": w.refused("west")}
+
+	// The reader's kubeconfig beside one that is refused, about which an Event is written.
+	w.Secret(multicluster.SecretPrefix+"west", map[string][]byte{"west": w.as("west", multicluster.ReaderAccount)})
+	w.Secret(multicluster.SecretPrefix+"broken", map[string][]byte{"broken": []byte("no kubeconfig")})
+	kubeconfig := writeFile(t, t.TempDir(), "config", w.as("east", "istiod"))
+	w.Serve(func(s *serve.Settings) {
+		s.Kubeconfig, s.External = kubeconfig, true
+		s.SecureGRPCAddr, s.HTTPSAddr = "127.0.0.1:0", "127.0.0.1:0"
+	})
+	w.awaitHealth("west", multicluster.HealthOK)
+	w.awaitEvent(multicluster.SecretPrefix+"broken", "broken")
+	for _, cluster := range []string{"east", "west"} {
+		w.Eventually("the roots are in cluster "+cluster, func() bool {
+			_, err := w.Clusters[cluster].Client().CoreV1().ConfigMaps("shop").Get(w.ctx, "istio-ca-root-cert", metav1.GetOptions{})
+			return err == nil
+		})
+		require.Empty(t, w.problems(cluster))
+	}
+	w.Apply("east", `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside, namespace: shop}
+spec: {hosts: [outside.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}`)
+	entries := w.Clusters["east"].Dynamic().Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "serviceentries"}).Namespace("shop")
+	w.t.Cleanup(func() { _ = entries.Delete(context.WithoutCancel(w.ctx), "outside", metav1.DeleteOptions{}) })
+	w.Eventually("the host has an address", func() bool {
+		o, err := entries.Get(w.ctx, "outside", metav1.GetOptions{})
+		if err != nil {
+			return false
+		}
+		list, _, _ := unstructured.NestedSlice(o.Object, "status", "addresses")
+		return len(list) > 0
+	})
+	_, err = w.Clusters["east"].Client().CoreV1().Secrets(multicluster.SystemNamespace).Get(w.ctx, "istio-ca-secret", metav1.GetOptions{})
+	require.NoError(t, err, "the CA keeps its key")
+	for cluster, before := range refused {
+		require.Equal(t, before, w.refused(cluster), "the API server of cluster %s refused something: grant it in the chart, with its reason", cluster)
+	}
+}
+
+// TestConfigRights: the chart grants reading of every kind of configuration that
+// is read, and of no other.
+func TestConfigRights(t *testing.T) {
+	objects, err := manifests.Render(manifests.Options{Chart: manifests.Primary})
+	require.NoError(t, err)
+	var granted, read []string
+	for _, o := range objects {
+		if o.GetName() != "isthmus-istio-system-config" || o.GetKind() != "ClusterRole" {
+			continue
+		}
+		for _, x := range o.Object["rules"].([]any) {
+			rule := x.(map[string]any)
+			require.Equal(t, []any{"get", "list", "watch"}, rule["verbs"])
+			for _, group := range rule["apiGroups"].([]any) {
+				for _, resource := range rule["resources"].([]any) {
+					granted = append(granted, fmt.Sprintf("%s.%s", resource, group))
+				}
+			}
+		}
+	}
+	for _, k := range config.Kinds() {
+		read = append(read, k.Resource+"."+k.Group)
+	}
+	slices.Sort(granted)
+	slices.Sort(read)
+	require.Equal(t, read, granted)
+}
+
+// install installs a chart and takes it out again at the end, because clusters
+// are shared by scenarios.
+func (w *World) install(cluster, profile string, set ...string) {
+	w.t.Helper()
+	plan, err := install.Input{Profile: profile, Set: set}.Plan()
+	require.NoError(w.t, err)
+	target, err := install.NewTarget(cluster, w.Clusters[cluster].REST())
+	require.NoError(w.t, err)
+	var said strings.Builder
+	i := &install.Installer{Target: target, Out: &said, NoWait: true}
+	require.NoError(w.t, i.Install(w.ctx, plan), "%s", &said)
+	w.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own has ended
+		defer cancel()
+		for _, x := range plan.Installations {
+			if err := i.Uninstall(ctx, x.Release, x.Namespace); err != nil {
+				w.t.Error(err)
+			}
+		}
+	})
+}
+
+// as returns a kubeconfig of a cluster with a token of an account of the system
+// namespace.
+func (w *World) as(cluster, account string) []byte {
+	w.t.Helper()
+	c := w.Clusters[cluster]
+	token, err := c.Token(w.ctx, apiserver.SystemNamespace, account)
+	require.NoError(w.t, err)
+	cfg, err := clientcmd.Load(c.Kubeconfig())
+	require.NoError(w.t, err)
+	for name := range cfg.AuthInfos {
+		cfg.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token}
+	}
+	raw, err := clientcmd.Write(*cfg)
+	require.NoError(w.t, err)
+	return raw
+}
+
+// refused is how many requests the API server of a cluster has refused for want
+// of rights.
+func (w *World) refused(cluster string) int {
+	w.t.Helper()
+	raw, err := w.Clusters[cluster].Client().Discovery().RESTClient().Get().AbsPath("/metrics").DoRaw(w.ctx)
+	require.NoError(w.t, err)
+	total, seen := 0, false
+	for line := range strings.Lines(string(raw)) {
+		if !strings.HasPrefix(line, "apiserver_request_total{") {
+			continue
+		}
+		seen = true
+		if !strings.Contains(line, `code="403"`) {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndex(line, " "):]), 64)
+		require.NoError(w.t, err)
+		total += int(n)
+	}
+	require.True(w.t, seen, "the API server counts requests")
+	return total
+}
