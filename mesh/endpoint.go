@@ -68,7 +68,7 @@ func (e Endpoint) Compare(o Endpoint) int {
 		return 0
 	}
 	return cmp.Or(cmp.Compare(e.Workload.Namespace, o.Workload.Namespace), cmp.Compare(e.Workload.Name, o.Workload.Name),
-		cmp.Compare(e.Workload.Kind, o.Workload.Kind))
+		cmp.Compare(e.Workload.Kind, o.Workload.Kind), cmp.Compare(e.Workload.Host, o.Workload.Host))
 }
 
 // Workload is a running pod or VM: everything about an endpoint that does not
@@ -80,9 +80,14 @@ type Workload struct {
 	Name string
 	// WorkloadName is the name of the controller behind the pod ("reviews-v1").
 	WorkloadName string
-	// Kind is the kind of the object behind: "Pod", "WorkloadEntry", or "" for a bare address.
+	// Kind is the kind of the object behind: "Pod", "WorkloadEntry", "ServiceEntry"
+	// for an endpoint written there, or "" for a bare address.
 	Kind      string
 	Addresses []netip.Addr
+	// Host is what is dialled instead of an address: a DNS name that the proxy
+	// resolves, or the path of a Unix domain socket with the prefix "unix://".
+	// A workload with neither is reached through the gateways of its network only.
+	Host string
 	// NetworkLabel is the workload's own topology.istio.io/network, before any default.
 	NetworkLabel NetworkID
 	Locality     Locality
@@ -106,7 +111,7 @@ func (w *Workload) Equal(o *Workload) bool {
 	return w.Cluster == o.Cluster && w.Namespace == o.Namespace && w.Name == o.Name &&
 		w.WorkloadName == o.WorkloadName && w.Kind == o.Kind && w.NetworkLabel == o.NetworkLabel &&
 		w.Locality == o.Locality && w.Identity == o.Identity && w.MTLS == o.MTLS && w.Node == o.Node &&
-		w.Hostname == o.Hostname && w.Subdomain == o.Subdomain && w.HostNetwork == o.HostNetwork &&
+		w.Hostname == o.Hostname && w.Subdomain == o.Subdomain && w.Host == o.Host && w.HostNetwork == o.HostNetwork &&
 		slices.Equal(w.Addresses, o.Addresses) && maps.Equal(w.Labels, o.Labels) &&
 		maps.Equal(w.ContainerPorts, o.ContainerPorts)
 }

@@ -29,6 +29,13 @@ type NetworkID string
 // dot, for example "reviews.shop.svc.cluster.local".
 type Hostname string
 
+// ClusterSetDomain is the domain of Services that clusters export to each other
+// (Multi-Cluster Services API).
+const ClusterSetDomain = "clusterset.local"
+
+// InClusterSet reports whether the host is an exported Service.
+func (h Hostname) InClusterSet() bool { return strings.HasSuffix(string(h), ".svc."+ClusterSetDomain) }
+
 // ServiceKey identifies a service of the whole mesh. The same host name may be
 // defined by several namespaces (ServiceEntry); Kubernetes Services of one
 // name and namespace in several clusters share one key and are one service.

@@ -2,6 +2,9 @@ package mesh
 
 import (
 	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -11,9 +14,26 @@ import (
 // ObjectKind is the kind of a configuration object written by users.
 type ObjectKind string
 
-// Kinds of configuration objects. Others are added with the features that use them.
+// Kinds of configuration objects.
 const (
-	KindGateway ObjectKind = "Gateway" // networking.istio.io
+	// networking.istio.io
+	KindDestinationRule ObjectKind = "DestinationRule"
+	KindEnvoyFilter     ObjectKind = "EnvoyFilter"
+	KindGateway         ObjectKind = "Gateway"
+	KindProxyConfig     ObjectKind = "ProxyConfig"
+	KindServiceEntry    ObjectKind = "ServiceEntry"
+	KindSidecar         ObjectKind = "Sidecar"
+	KindVirtualService  ObjectKind = "VirtualService"
+	KindWorkloadEntry   ObjectKind = "WorkloadEntry"
+	KindWorkloadGroup   ObjectKind = "WorkloadGroup"
+	// security.istio.io
+	KindAuthorizationPolicy   ObjectKind = "AuthorizationPolicy"
+	KindPeerAuthentication    ObjectKind = "PeerAuthentication"
+	KindRequestAuthentication ObjectKind = "RequestAuthentication"
+	// telemetry.istio.io
+	KindTelemetry ObjectKind = "Telemetry"
+	// extensions.istio.io
+	KindWasmPlugin ObjectKind = "WasmPlugin"
 )
 
 // ObjectKey identifies a configuration object within a cluster.
@@ -34,6 +54,36 @@ type Object struct {
 	Version string
 	// Spec is the istio.io/api message of the kind.
 	Spec proto.Message
+	// Status is what counts of the object's status; nil if nothing does.
+	Status *ObjectStatus
+}
+
+// ObjectStatus is what is read of the status of configuration objects: little,
+// so that writing a status seldom looks like a change. It is immutable.
+type ObjectStatus struct {
+	// Addresses are the virtual IPs that were allocated to the hosts of a
+	// ServiceEntry, in order.
+	Addresses []HostAddress
+	// Health is the condition Healthy of a WorkloadEntry.
+	Health Health
+}
+
+// HostAddress is an address of a host.
+type HostAddress struct {
+	Host    Hostname
+	Address netip.Addr
+}
+
+// Equal reports whether two statuses mean the same; nil is as the zero value.
+func (s *ObjectStatus) Equal(o *ObjectStatus) bool {
+	a, b := ObjectStatus{}, ObjectStatus{}
+	if s != nil {
+		a = *s
+	}
+	if o != nil {
+		b = *o
+	}
+	return a.Health == b.Health && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // CompareObjects orders objects by age, oldest first, then by name and
@@ -48,4 +98,54 @@ func CompareObjects(a, b *Object) int {
 type Settings struct {
 	Mesh     *meshconfig.MeshConfig
 	Networks *meshconfig.MeshNetworks
+	// FailoverNeedsOutliers restricts failover between localities to services with
+	// outlier detection, as Istio does.
+	FailoverNeedsOutliers bool
+	// Weights drain clusters and networks.
+	Weights Weights
+}
+
+// Weights say how much of its share of the traffic a cluster or network gets, in
+// percent: 0 drains it. What is not named gets all of it.
+type Weights struct {
+	Clusters map[ClusterID]uint32
+	Networks map[NetworkID]uint32
+}
+
+// Of is the weight of endpoints in a cluster and network: the product of both,
+// at least 1 unless one of them is drained.
+func (w Weights) Of(c ClusterID, n NetworkID) uint32 {
+	const full = 100
+	a, ok := w.Clusters[c]
+	if !ok {
+		a = full
+	}
+	b, ok := w.Networks[n]
+	if !ok {
+		b = full
+	}
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a*b/full, 1)
+}
+
+// Equal reports whether two sets of weights are the same.
+func (w Weights) Equal(o Weights) bool {
+	return maps.Equal(w.Clusters, o.Clusters) && maps.Equal(w.Networks, o.Networks)
+}
+
+// Partial reports whether any weight is neither nothing nor all.
+func (w Weights) Partial() bool {
+	for _, n := range w.Clusters {
+		if n != 0 && n < 100 {
+			return true
+		}
+	}
+	for _, n := range w.Networks {
+		if n != 0 && n < 100 {
+			return true
+		}
+	}
+	return false
 }

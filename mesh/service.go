@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,40 @@ const (
 	ProtocolRedis     Protocol = "Redis"
 	ProtocolMySQL     Protocol = "MySQL"
 )
+
+// ParseProtocol reads the name of a protocol as users write it, in any case. ok
+// is false for names that are not known.
+func ParseProtocol(name string) (p Protocol, ok bool) {
+	switch strings.ToLower(name) {
+	case "http":
+		return ProtocolHTTP, true
+	case "http2":
+		return ProtocolHTTP2, true
+	case "https":
+		return ProtocolHTTPS, true
+	case "http_proxy":
+		return ProtocolHTTPProxy, true
+	case "grpc":
+		return ProtocolGRPC, true
+	case "grpc-web":
+		return ProtocolGRPCWeb, true
+	case "hbone":
+		return ProtocolHBONE, true
+	case "tcp":
+		return ProtocolTCP, true
+	case "tls":
+		return ProtocolTLS, true
+	case "udp":
+		return ProtocolUDP, true
+	case "mongo":
+		return ProtocolMongo, true
+	case "redis":
+		return ProtocolRedis, true
+	case "mysql":
+		return ProtocolMySQL, true
+	}
+	return "", false
+}
 
 // IsHTTP reports whether a proxy can route the port's requests one by one.
 func (p Protocol) IsHTTP() bool {
@@ -85,12 +120,19 @@ const (
 	ResolutionDNSRoundRobin
 	// ResolutionAlias: the service stands for another one (ExternalName).
 	ResolutionAlias
+	// ResolutionDynamicDNS: the proxy resolves the name that each request or
+	// connection asks for (wildcard hosts of ServiceEntries).
+	ResolutionDynamicDNS
 )
 
 // String names the resolution.
 func (r Resolution) String() string {
-	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias"}[r]
+	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias", "DynamicDNS"}[r]
 }
+
+// ByName reports whether proxies find the endpoints by names that they resolve,
+// so that the endpoints stand in the upstream itself.
+func (r Resolution) ByName() bool { return r == ResolutionDNS || r == ResolutionDNSRoundRobin }
 
 // Definition is a service as one cluster defines it. It is immutable.
 type Definition struct {
@@ -99,6 +141,12 @@ type Definition struct {
 	// Addresses are the service's virtual IPs in this cluster, in the order of
 	// spec.clusterIPs; empty for a headless service.
 	Addresses []netip.Addr
+	// Prefixes are virtual address ranges: clients dial any address in them
+	// (ServiceEntry with CIDR addresses).
+	Prefixes []netip.Prefix
+	// AutoAddresses are virtual IPs that the mesh made up for a host that has none,
+	// for proxies that resolve names for their workload (DNS capture) and no others.
+	AutoAddresses []netip.Addr
 	// External are the addresses under which the service is reachable from outside
 	// its cluster: load balancer IPs and host names, then externalIPs.
 	External []string
@@ -127,6 +175,13 @@ type Definition struct {
 	Origin       ObjectRef
 }
 
+// kindServiceEntry is the kind of the objects that define hosts by hand.
+const kindServiceEntry = string(KindServiceEntry)
+
+// FromEntry reports whether a ServiceEntry made the definition: then it holds in
+// every cluster, whichever it was read from.
+func (d *Definition) FromEntry() bool { return d.Origin.Kind == kindServiceEntry }
+
 // Headless reports whether clients dial the endpoints' own addresses.
 func (d *Definition) Headless() bool { return d.Resolution == ResolutionPassthrough }
 
@@ -140,6 +195,7 @@ func (d *Definition) Equal(o *Definition) bool {
 		d.TrafficDistribution == o.TrafficDistribution && d.MeshExternal == o.MeshExternal &&
 		d.Created.Equal(o.Created) && d.Origin == o.Origin &&
 		slices.Equal(d.Ports, o.Ports) && slices.Equal(d.Addresses, o.Addresses) &&
+		slices.Equal(d.Prefixes, o.Prefixes) && slices.Equal(d.AutoAddresses, o.AutoAddresses) &&
 		slices.Equal(d.External, o.External) && slices.Equal(d.ExportTo, o.ExportTo) && slices.Equal(d.Identities, o.Identities) &&
 		maps.Equal(d.Selector, o.Selector) && maps.Equal(d.Labels, o.Labels)
 }

@@ -2,14 +2,11 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // FieldError says which field is wrong and how to put it right. errors.As finds
@@ -34,47 +31,68 @@ func fieldError(field, format string, args ...any) error {
 	return &FieldError{Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
-// maxErrors bounds how many faults of one object are reported.
+// maxErrors bounds how many faults, and how many warnings, of one object are reported.
 const maxErrors = 16
+
+// findings is what was found in one object.
+type findings struct {
+	errs  []error
+	warns []string
+}
 
 // checker collects everything that is wrong with one object. All checkers made
 // from one by at and index share their findings.
 type checker struct {
 	path  string
-	found *[]error
+	found *findings
+	// namespace is the object's, "" if it has none.
+	namespace string
 }
 
-func (c *checker) list() *[]error {
+func (c *checker) all() *findings {
 	if c.found == nil {
-		c.found = &[]error{}
+		c.found = &findings{}
 	}
 	return c.found
 }
 
 // at returns a checker for a field below.
 func (c *checker) at(field string) *checker {
-	return &checker{path: join(c.path, field), found: c.list()}
+	return &checker{path: join(c.path, field), found: c.all(), namespace: c.namespace}
 }
 
 // index returns a checker for an element of a list.
 func (c *checker) index(field string, i int) *checker { return c.at(fmt.Sprintf("%s[%d]", field, i)) }
+
+// element returns a checker for an element of the list that the checker is for.
+func (c *checker) element(i int) *checker {
+	return &checker{path: fmt.Sprintf("%s[%d]", c.path, i), found: c.all(), namespace: c.namespace}
+}
 
 // key returns a checker for an entry of a map.
 func (c *checker) key(field, k string) *checker { return c.at(fmt.Sprintf("%s[%s]", field, clip(k))) }
 
 // failf records that the checker's field is wrong.
 func (c *checker) failf(format string, args ...any) {
-	if l := c.list(); len(*l) < maxErrors {
-		*l = append(*l, fieldError(c.path, format, args...))
+	if f := c.all(); len(f.errs) < maxErrors {
+		f.errs = append(f.errs, fieldError(c.path, format, args...))
 	}
 }
 
-// err returns all findings as one error, or nil.
+// warnf records something about the checker's field that is accepted, but most
+// likely not meant.
+func (c *checker) warnf(format string, args ...any) {
+	if f := c.all(); len(f.warns) < maxErrors {
+		f.warns = append(f.warns, fieldError(c.path, format, args...).Error())
+	}
+}
+
+// err returns all findings that are errors as one, or nil.
 func (c *checker) err() error {
-	if c.found == nil || len(*c.found) == 0 {
+	if c.found == nil || len(c.found.errs) == 0 {
 		return nil
 	}
-	return &multierror.Error{Errors: *c.found, ErrorFormat: oneLine}
+	return &multierror.Error{Errors: c.found.errs, ErrorFormat: oneLine}
 }
 
 func oneLine(errs []error) string {
@@ -85,109 +103,21 @@ func oneLine(errs []error) string {
 	return strings.Join(parts, "; ")
 }
 
+// seen remembers what was there already. Lists may be long: to look through them
+// again for every element would take for ever.
+type seen map[string]struct{}
+
+// twice reports whether a text was there, and remembers it.
+func (s seen) twice(text string) bool {
+	_, ok := s[text]
+	s[text] = struct{}{}
+	return ok
+}
+
 // port checks a number that is dialled or listened on.
 func (c *checker) port(n int64) {
 	if n < 1 || n > 65535 {
 		c.failf("%d is not a port; use 1-65535", n)
-	}
-}
-
-// host checks a fully qualified host name. A wildcard stands for, or begins, the
-// first label: "*", "*.example.com", "*-api.example.com".
-func (c *checker) host(h string, wildcard bool) {
-	name := strings.TrimSuffix(h, ".")
-	if h == "*" && wildcard {
-		return
-	}
-	if why := badHost(name, wildcard); why != "" {
-		c.failf("%q is not a host name: %s", clip(h), why)
-	}
-}
-
-func badHost(name string, wildcard bool) string {
-	switch {
-	case name == "":
-		return "it is empty"
-	case len(name) > 253:
-		return "it is longer than 253 characters"
-	}
-	labels := strings.Split(name, ".")
-	for i, l := range labels {
-		if i == 0 && wildcard && strings.HasPrefix(l, "*") {
-			l = strings.TrimPrefix(strings.TrimPrefix(l, "*"), "-")
-			if l == "" && len(labels) > 1 {
-				continue
-			}
-		}
-		switch {
-		case l == "":
-			return "it has an empty label; remove the dot"
-		case strings.Contains(l, "*"):
-			return "a wildcard may only stand at the start, as in *.example.com"
-		case len(validation.IsDNS1123Label(strings.ToLower(l))) > 0:
-			return fmt.Sprintf("label %q must be letters, digits and inner hyphens, at most 63", clip(l))
-		}
-	}
-	return ""
-}
-
-// address checks an IP or a host name.
-func (c *checker) address(a string) {
-	if _, err := netip.ParseAddr(a); err != nil {
-		c.host(a, false)
-	}
-}
-
-// hostPort checks "HOST:PORT" with an IP (IPv6 in brackets) or a name as host.
-func (c *checker) hostPort(s string) {
-	i := strings.LastIndexByte(s, ':')
-	if i < 0 {
-		c.failf("%q has no port; use HOST:PORT", clip(s))
-		return
-	}
-	var n int64
-	if _, err := fmt.Sscanf(s[i+1:], "%d", &n); err != nil || fmt.Sprint(n) != s[i+1:] {
-		c.failf("%q has no port number after the colon; use HOST:PORT", clip(s))
-		return
-	}
-	c.port(n)
-	c.address(strings.TrimSuffix(strings.TrimPrefix(s[:i], "["), "]"))
-}
-
-// namespace checks the name of a namespace.
-func (c *checker) namespace(ns string) {
-	if len(validation.IsDNS1123Label(ns)) > 0 {
-		c.failf("%q is not a namespace; use lower-case letters, digits and inner hyphens, at most 63", clip(ns))
-	}
-}
-
-// exportTo checks a list of namespaces and the signs for all, own and none.
-func (c *checker) exportTo(list []string) {
-	for i, e := range list {
-		at := &checker{path: fmt.Sprintf("%s[%d]", c.path, i), found: c.list()}
-		switch e {
-		case "*", ".", "~":
-			if len(list) > 1 && e != "." {
-				at.failf("%q stands for itself; remove it or the other entries", e)
-			}
-		default:
-			at.namespace(e)
-		}
-		if slices.Contains(list[:i], e) {
-			at.failf("%q is there twice; remove one", clip(e))
-		}
-	}
-}
-
-// labels checks a selector: an entry that no label can match is a mistake.
-func (c *checker) labels(field string, sel map[string]string) {
-	for k, v := range sel {
-		if len(validation.IsQualifiedName(k)) > 0 {
-			c.key(field, k).failf("%q is not a label key", clip(k))
-		}
-		if len(validation.IsValidLabelValue(v)) > 0 {
-			c.key(field, k).failf("%q is not a label value; no workload can have it", clip(v))
-		}
 	}
 }
 
@@ -203,5 +133,37 @@ func (c *checker) duration(d *durationpb.Duration, minimum time.Duration) {
 	}
 	if x := d.AsDuration(); x < minimum {
 		c.failf("%s is too short; use at least %s", x, minimum)
+	}
+}
+
+// millis checks a duration as Envoy takes it: at least a millisecond, and whole
+// ones. An absent one passes.
+func (c *checker) millis(d *durationpb.Duration) {
+	if d == nil {
+		return
+	}
+	if err := d.CheckValid(); err != nil {
+		c.failf("is not a duration: %v", err)
+		return
+	}
+	switch x := d.AsDuration(); {
+	case x < time.Millisecond:
+		c.failf("%s is too short; use at least 1ms", x)
+	case x%time.Millisecond != 0:
+		c.failf("%s is not whole milliseconds; round it", x)
+	}
+}
+
+// notNegative checks a number of which 0 is the smallest.
+func (c *checker) notNegative(n int64) {
+	if n < 0 {
+		c.failf("%d is negative; use 0 or more", n)
+	}
+}
+
+// percent checks a whole number of percent.
+func (c *checker) percent(n int64) {
+	if n < 0 || n > 100 {
+		c.failf("%d is not a percentage; use 0-100", n)
 	}
 }

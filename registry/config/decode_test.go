@@ -193,7 +193,7 @@ func FuzzDecode(f *testing.F) {
 }
 
 func TestErrorsAreAllNamed(t *testing.T) {
-	_, err := Decode("east", gatewayKindOf(t), gatewayJSON(t, `servers: [{port: {number: 0, name: a, protocol: TCP}, hosts: [x]}, {port: {number: 70000, name: a, protocol: TCP}, hosts: []}]`))
+	_, err := Decode("east", gatewayKindOf(t), gatewayJSON(t, `servers: [{port: {number: 0, name: a, protocol: TCP}, hosts: [x.y]}, {port: {number: 70000, name: a, protocol: TCP}, hosts: []}]`))
 	require.EqualError(t, err, "validate Gateway edge/gw in cluster east: "+
 		"spec.servers[0].port.number: 0 is not a port; use 1-65535; "+
 		"spec.servers[1].port.number: 70000 is not a port; use 1-65535; "+

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -76,13 +77,14 @@ func (w *walker) message(path string, v any, md protoreflect.MessageDescriptor, 
 		return nil, fieldError(path, "is nested deeper than %d levels", maxDepth)
 	}
 	if md.ParentFile().Package() == "google.protobuf" {
-		return v, nil // durations, wrappers, structs: protojson checks their forms
+		return w.wellKnown(path, v, md, depth)
 	}
 	m, ok := v.(map[string]any)
 	if !ok {
 		return nil, wrongType(path, v, "an object")
 	}
 	out := make(map[string]any, len(m))
+	chosen := map[protoreflect.FullName]string{} // what was given of each set of alternatives
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		at := join(path, name)
 		fd := md.Fields().ByJSONName(name)
@@ -99,6 +101,12 @@ func (w *walker) message(path string, v any, md protoreflect.MessageDescriptor, 
 		if _, twice := out[fd.JSONName()]; twice {
 			return nil, fieldError(at, "is given twice, as %s and as %s; keep one", fd.JSONName(), fd.TextName())
 		}
+		if of := fd.ContainingOneof(); of != nil {
+			if first := chosen[of.FullName()]; first != "" {
+				return nil, fieldError(at, "is set beside %s; keep one", first)
+			}
+			chosen[of.FullName()] = name
+		}
 		x, err := w.field(at, m[name], fd, depth)
 		if err != nil {
 			return nil, err
@@ -106,6 +114,35 @@ func (w *walker) message(path string, v any, md protoreflect.MessageDescriptor, 
 		out[fd.JSONName()] = x
 	}
 	return out, nil
+}
+
+// wellKnown reads the types of protobuf itself, which have forms of their own.
+func (w *walker) wellKnown(path string, v any, md protoreflect.MessageDescriptor, depth int) (any, error) {
+	switch {
+	case md.Name() == "Duration":
+		text, ok := v.(string)
+		if !ok {
+			return nil, wrongType(path, v, "a duration such as 1.5s")
+		}
+		return duration(path, text)
+	case md.ParentFile().Path() == "google/protobuf/wrappers.proto":
+		return w.single(path, v, md.Fields().ByName("value"), depth)
+	}
+	return v, nil // structs: protojson checks them
+}
+
+// duration turns what users write ("1h30m", "500ms") into what protojson reads,
+// which is seconds.
+func duration(path, text string) (any, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return nil, fieldError(path, "%q is not a duration; write it as in 1.5s, 500ms or 1h", clip(text))
+	}
+	sign := ""
+	if d < 0 {
+		sign = "-"
+	}
+	return fmt.Sprintf("%s%d.%09ds", sign, d.Abs()/time.Second, d.Abs()%time.Second), nil
 }
 
 // isValue reports whether null is a value of the field and not its absence.

@@ -1,31 +1,23 @@
 package config
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 func gatewayKind() descriptor {
+	kind, versions := networkingKind(mesh.KindGateway, "gateways")
 	return descriptor{
-		Kind:     Kind{Kind: mesh.KindGateway, Group: "networking.istio.io", Version: "v1", Resource: "gateways"},
-		versions: []string{"v1", "v1beta1", "v1alpha3"},
+		Kind: kind, versions: versions,
 		newSpec:  func() proto.Message { return &networking.Gateway{} },
-		typed: func(o runtime.Object) (metav1.Object, proto.Message) {
-			if g, ok := o.(*networkingv1.Gateway); ok && g != nil {
-				return g, &g.Spec
-			}
-			return nil, nil
-		},
-		validate: func(c *checker, m proto.Message) { validateGateway(c, m.(*networking.Gateway)) },
+		typed:    typedAs(func(o *networkingv1.Gateway) proto.Message { return &o.Spec }),
+		validate: checks(validateGateway),
 	}
 }
 
@@ -33,39 +25,39 @@ func validateGateway(c *checker, g *networking.Gateway) {
 	if len(g.GetServers()) == 0 {
 		c.at("servers").failf("is empty; a gateway needs at least one server")
 	}
-	c.labels("selector", g.GetSelector())
-	var portNames, names []string
+	portNames, names := seen{}, seen{}
 	for i, s := range g.GetServers() {
 		at := c.index("servers", i)
 		validateServer(at, s)
-		if n := s.GetPort().GetName(); n != "" {
-			if slices.Contains(portNames, n) {
-				at.at("port.name").failf("%q is used by an earlier server; give each port of a gateway its own name", clip(n))
-			}
-			portNames = append(portNames, n)
+		if n := s.GetPort().GetName(); n != "" && portNames.twice(n) {
+			at.at("port.name").failf("%q is used by an earlier server; give each port of a gateway its own name", clip(n))
 		}
-		if n := s.GetName(); n != "" {
-			if slices.Contains(names, n) {
-				at.at("name").failf("%q is used by an earlier server; give each server its own name", clip(n))
-			}
-			names = append(names, n)
+		if n := s.GetName(); n != "" && names.twice(n) {
+			at.at("name").warnf("%q is used by an earlier server; give each server its own name", clip(n))
 		}
 	}
 }
 
 func validateServer(c *checker, s *networking.Server) {
-	unix := strings.HasPrefix(s.GetBind(), "unix:")
+	unix := strings.HasPrefix(s.GetBind(), unixPrefix)
 	validateServerPort(c, s.GetPort(), unix)
-	if b := s.GetBind(); b != "" && !unix {
-		if _, err := netip.ParseAddr(b); err != nil {
-			c.at("bind").failf("%q is neither an IP address nor unix:PATH", clip(b))
+	switch b := s.GetBind(); {
+	case unix:
+		c.at("bind").unixSocket(b)
+	case b != "":
+		if !isAddress(b) {
+			c.at("bind").failf("%q is neither an IP address nor unix://PATH", clip(b))
 		}
 	}
 	if len(s.GetHosts()) == 0 {
 		c.at("hosts").failf(`is empty; name at least one host, "*" for all`)
 	}
 	for i, h := range s.GetHosts() {
-		validateServerHost(c.index("hosts", i), h)
+		ns, host, ok := strings.Cut(h, "/")
+		if !ok {
+			ns, host = "*", h
+		}
+		c.index("hosts", i).scopedHost(ns, host, true, "*", ".")
 	}
 	validateServerTLS(c.at("tls"), s)
 }
@@ -75,81 +67,90 @@ func validateServerPort(c *checker, p *networking.Port, unix bool) {
 		c.at("port").failf("is missing; give number, name and protocol")
 		return
 	}
-	if !unix || p.GetNumber() != 0 {
-		c.at("port.number").port(int64(p.GetNumber()))
+	switch at := c.at("port.number"); {
+	case !unix:
+		at.port(int64(p.GetNumber()))
+	case p.GetNumber() != 0:
+		at.failf("is set with a bind to a Unix socket; use 0")
+	}
+	if p.GetTargetPort() != 0 { //nolint:staticcheck // deprecated, and that is what is said
+		c.at("port.targetPort").failf("has no effect on a gateway; remove it")
 	}
 	if p.GetName() == "" {
 		c.at("port.name").failf("is empty; name the port")
 	}
-	if !slices.Contains(serverProtocols(), strings.ToUpper(p.GetProtocol())) {
-		c.at("port.protocol").failf("%q is not known; use one of %s", clip(p.GetProtocol()), strings.Join(serverProtocols()[:8], ", "))
-	}
-}
-
-// serverProtocols lists what a gateway's port may speak; the documented names
-// come first.
-func serverProtocols() []string {
-	return []string{"HTTP", "HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "MONGO", "TCP", "TLS",
-		"HTTP_PROXY", "REDIS", "MYSQL", "HBONE", "UDP"}
-}
-
-// validateServerHost checks the form [NAMESPACE/]HOST, with "*" or "." as namespace.
-func validateServerHost(c *checker, h string) {
-	ns, host, ok := strings.Cut(h, "/")
-	if !ok {
-		ns, host = "*", h
-	}
-	if ns != "*" && ns != "." {
-		c.namespace(ns)
-	}
-	if _, err := netip.ParseAddr(host); err != nil {
-		c.host(host, true)
-	}
+	c.at("port.protocol").protocol(p.GetProtocol(), false)
 }
 
 // validateServerTLS checks that TLS settings are there exactly where the
 // protocol needs them, and that the mode has the certificates it needs.
 func validateServerTLS(c *checker, s *networking.Server) {
 	protocol, t := strings.ToUpper(s.GetPort().GetProtocol()), s.GetTls()
-	secure := protocol == "HTTPS" || protocol == "TLS"
+	secure := speaksTLS(protocol)
+	if t.GetHttpsRedirect() && !speaksHTTP(protocol) {
+		c.at("httpsRedirect").warnf("has no effect on a port of protocol %s; set it on one of protocol HTTP", protocol)
+	}
 	switch {
 	case t == nil && secure:
 		c.failf("is missing; a port of protocol %s needs a tls mode", protocol)
-		return
 	case t == nil:
-		return
-	case !secure:
-		if strings.HasPrefix(protocol, "HTTP") || strings.HasPrefix(protocol, "GRPC") {
-			if onlyRedirects(t) {
-				return
-			}
-		}
+	case !secure && (!speaksHTTP(protocol) || !onlyRedirects(t)):
 		c.failf("is set on a port of protocol %s; use protocol HTTPS or TLS, or remove it", protocol)
-		return
-	}
-	switch t.GetMode() {
-	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_OPTIONAL_MUTUAL, networking.ServerTLSSettings_MUTUAL:
-		validateCertificates(c, t)
-	case networking.ServerTLSSettings_ISTIO_MUTUAL:
-		if len(certificateSources(t)) > 0 || t.GetCaCertificates() != "" {
-			c.failf("names certificates; mode ISTIO_MUTUAL takes those of the mesh, remove them")
-		}
-	}
-	lo, hi := t.GetMinProtocolVersion(), t.GetMaxProtocolVersion()
-	if hi != networking.ServerTLSSettings_TLS_AUTO && lo > hi {
-		c.at("minProtocolVersion").failf("%s is above maxProtocolVersion %s", lo, hi)
+	case secure:
+		validateServerOptions(c, t)
 	}
 }
 
 func onlyRedirects(t *networking.ServerTLSSettings) bool {
-	return len(certificateSources(t)) == 0 && t.GetCaCertificates() == "" && t.GetMode() == networking.ServerTLSSettings_PASSTHROUGH
+	passes := t.GetMode() == networking.ServerTLSSettings_PASSTHROUGH || t.GetMode() == networking.ServerTLSSettings_AUTO_PASSTHROUGH
+	return passes && t.GetServerCertificate() == "" && t.GetPrivateKey() == "" && t.GetCaCertificates() == ""
+}
+
+// validateServerOptions checks TLS settings by themselves.
+func validateServerOptions(c *checker, t *networking.ServerTLSSettings) {
+	validateCiphers(c, t)
+	lo, hi := t.GetMinProtocolVersion(), t.GetMaxProtocolVersion()
+	if hi != networking.ServerTLSSettings_TLS_AUTO && lo > hi {
+		c.at("minProtocolVersion").warnf("%s is above maxProtocolVersion %s", lo, hi)
+	}
+	from := certificateSources(t)
+	switch t.GetMode() {
+	case networking.ServerTLSSettings_ISTIO_MUTUAL:
+		if len(from) > 0 || t.GetServerCertificate() != "" || t.GetPrivateKey() != "" || t.GetCaCertificates() != "" {
+			c.failf("names certificates; mode ISTIO_MUTUAL takes those of the mesh, remove them")
+		}
+		return
+	case networking.ServerTLSSettings_PASSTHROUGH, networking.ServerTLSSettings_AUTO_PASSTHROUGH:
+		if len(from) > 0 || t.GetCaCertificates() != "" || t.GetCaCrl() != "" {
+			c.warnf("names certificates; mode %s does not use them", t.GetMode())
+		}
+	}
+	if len(from) > 1 {
+		c.failf("names certificates in %s; keep one", strings.Join(from, " and "))
+	}
+	if terminates(t) && t.GetCredentialName() == "" && len(t.GetCredentialNames()) == 0 {
+		validateCertificates(c, t, from)
+	}
+	c.at("credentialNames").atMostTwo(len(t.GetCredentialNames()))
+	c.at("tlsCertificates").atMostTwo(len(t.GetTlsCertificates()))
+	if t.GetCaCrl() != "" && t.GetMode() == networking.ServerTLSSettings_SIMPLE && t.GetCredentialName() == "" {
+		c.at("caCrl").failf("is set, but mode SIMPLE checks no client certificates; remove it or use MUTUAL")
+	}
+}
+
+func terminates(t *networking.ServerTLSSettings) bool {
+	switch t.GetMode() {
+	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_OPTIONAL_MUTUAL:
+		return true
+	}
+	return false
 }
 
 // certificateSources names the ways in which a server says where its own
 // certificate is.
 func certificateSources(t *networking.ServerTLSSettings) []string {
 	var out []string
-	if t.GetServerCertificate() != "" || t.GetPrivateKey() != "" {
+	if t.GetServerCertificate() != "" && t.GetPrivateKey() != "" {
 		out = append(out, "serverCertificate")
 	}
 	if t.GetCredentialName() != "" {
@@ -164,32 +165,57 @@ func certificateSources(t *networking.ServerTLSSettings) []string {
 	return out
 }
 
-func validateCertificates(c *checker, t *networking.ServerTLSSettings) {
-	from := certificateSources(t)
+// validateCertificates checks a server whose certificates are files.
+func validateCertificates(c *checker, t *networking.ServerTLSSettings, from []string) {
+	half := (t.GetServerCertificate() == "") != (t.GetPrivateKey() == "")
 	switch {
+	case half && len(t.GetTlsCertificates()) == 0:
+		c.failf("has only one of serverCertificate and privateKey; give both")
 	case len(from) == 0:
 		c.failf("has no certificate; mode %s needs credentialName, or serverCertificate and privateKey", t.GetMode())
-	case len(from) > 1:
-		c.failf("names certificates in %s; keep one", strings.Join(from, " and "))
-	}
-	if (t.GetServerCertificate() == "") != (t.GetPrivateKey() == "") {
-		c.failf("has only one of serverCertificate and privateKey; give both")
 	}
 	for i, x := range t.GetTlsCertificates() {
 		if x.GetServerCertificate() == "" || x.GetPrivateKey() == "" {
 			c.index("tlsCertificates", i).failf("has only one of serverCertificate and privateKey; give both")
 		}
 	}
-	c.at("credentialNames").atMostTwo(len(t.GetCredentialNames()))
-	c.at("tlsCertificates").atMostTwo(len(t.GetTlsCertificates()))
-	byFile := t.GetCredentialName() == "" && len(t.GetCredentialNames()) == 0
-	if t.GetMode() != networking.ServerTLSSettings_SIMPLE && byFile && t.GetCaCertificates() == "" && t.GetCaCertCredentialName() == "" {
+	if t.GetMode() != networking.ServerTLSSettings_SIMPLE && t.GetCaCertificates() == "" && t.GetCaCertCredentialName() == "" {
 		c.at("caCertificates").failf("is empty; mode %s must know whom to trust", t.GetMode())
 	}
 }
 
 func (c *checker) atMostTwo(n int) {
 	if n > 2 {
-		c.failf("has %d entries; at most two are taken, one RSA and one ECDSA", n)
+		c.warnf("has %d entries; at most two are taken, one RSA and one ECDSA", n)
 	}
+}
+
+// validateCiphers warns of ciphers that proxies do not know: they are left out.
+func validateCiphers(c *checker, t *networking.ServerTLSSettings) {
+	old := t.GetMinProtocolVersion() == networking.ServerTLSSettings_TLSV1_0 || t.GetMinProtocolVersion() == networking.ServerTLSSettings_TLSV1_1
+	if old && len(t.GetCipherSuites()) == 0 {
+		c.at("cipherSuites").warnf("is empty, and the default suites need TLS 1.2; name suites for %s", t.GetMinProtocolVersion())
+	}
+	there := seen{}
+	for i, s := range t.GetCipherSuites() {
+		switch {
+		case !knownCipher(s):
+			c.index("cipherSuites", i).warnf("%q is not known and left out", clip(s))
+		case there.twice(s):
+			c.index("cipherSuites", i).warnf("%q is there twice", clip(s))
+		}
+	}
+}
+
+// knownCipher reports whether proxies know a cipher suite. What begins with a
+// sign is an expression and passes.
+func knownCipher(s string) bool {
+	if s == "" || s == "ALL" || !isAlphanumeric(rune(s[0])) {
+		return true
+	}
+	return slices.Contains([]string{
+		"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
+		"ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA",
+		"ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA", "AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA", "DES-CBC3-SHA",
+	}, s)
 }

@@ -8,7 +8,9 @@
 // it does not decide what an object means for a proxy (xds/build does).
 //
 // A kind is one entry in the table of this file and one file with its
-// specification and validation.
+// specification and validation. What Istio accepts is accepted, so that an
+// object which works there is never quarantined here; what is accepted but most
+// likely not meant is a warning, which [Review] returns to whoever writes it.
 package config
 
 import (
@@ -26,6 +28,9 @@ import (
 type Kind struct {
 	Kind                     mesh.ObjectKind
 	Group, Version, Resource string
+	// Everywhere says that objects of the kind count in every cluster, not only
+	// in the primary.
+	Everywhere bool
 }
 
 // descriptor is all the package knows of a kind.
@@ -45,7 +50,40 @@ type descriptor struct {
 // table lists every kind that is read. It is a function, so that nobody can
 // change it.
 func table() []descriptor {
-	return []descriptor{gatewayKind()}
+	return []descriptor{
+		authorizationPolicyKind(), destinationRuleKind(), envoyFilterKind(), gatewayKind(), peerAuthenticationKind(),
+		proxyConfigKind(), requestAuthenticationKind(), serviceEntryKind(), sidecarKind(), telemetryKind(),
+		virtualServiceKind(), wasmPluginKind(), workloadEntryKind(), workloadGroupKind(),
+	}
+}
+
+// networkingKind names a kind of networking.istio.io that all versions have.
+func networkingKind(k mesh.ObjectKind, resource string) (Kind, []string) {
+	return Kind{Kind: k, Group: "networking.istio.io", Version: "v1", Resource: resource}, []string{"v1", "v1beta1", "v1alpha3"}
+}
+
+// securityKind names a kind of security.istio.io.
+func securityKind(k mesh.ObjectKind, resource string) (Kind, []string) {
+	return Kind{Kind: k, Group: "security.istio.io", Version: "v1", Resource: resource}, []string{"v1", "v1beta1"}
+}
+
+// typedAs makes the typed function of a kind from its client-go type.
+func typedAs[T any, P interface {
+	*T
+	runtime.Object
+	metav1.Object
+}](spec func(P) proto.Message) func(runtime.Object) (metav1.Object, proto.Message) {
+	return func(o runtime.Object) (metav1.Object, proto.Message) {
+		if x, ok := o.(P); ok && x != nil {
+			return x, spec(x)
+		}
+		return nil, nil
+	}
+}
+
+// checks makes the validate function of a kind from one for its specification.
+func checks[M proto.Message](f func(*checker, M)) func(*checker, proto.Message) {
+	return func(c *checker, m proto.Message) { f(c, m.(M)) }
 }
 
 // Kinds lists the kinds that are read.

@@ -192,11 +192,11 @@ func validateMesh(c *checker, m *meshconfig.MeshConfig) {
 	c.at("protocolDetectionTimeout").duration(m.GetProtocolDetectionTimeout(), 0)
 	c.at("dnsRefreshRate").duration(m.GetDnsRefreshRate(), time.Millisecond)
 	c.at("hboneIdleTimeout").duration(m.GetHboneIdleTimeout(), 0)
-	c.at("trustDomain").host(m.GetTrustDomain(), false)
+	c.at("trustDomain").labelled(m.GetTrustDomain())
 	for i, a := range m.GetTrustDomainAliases() {
-		c.index("trustDomainAliases", i).host(a, false)
+		c.index("trustDomainAliases", i).labelled(a)
 	}
-	c.at("rootNamespace").namespace(m.GetRootNamespace())
+	c.at("rootNamespace").namespaceName(m.GetRootNamespace())
 	c.at("defaultServiceExportTo").exportTo(m.GetDefaultServiceExportTo())
 	c.at("defaultVirtualServiceExportTo").exportTo(m.GetDefaultVirtualServiceExportTo())
 	c.at("defaultDestinationRuleExportTo").exportTo(m.GetDefaultDestinationRuleExportTo())
@@ -214,10 +214,10 @@ func validateMesh(c *checker, m *meshconfig.MeshConfig) {
 			c.index("extensionProviders", i).at("name").failf("is empty; name the provider")
 		}
 	}
-	validateProxyConfig(c.at("defaultConfig"), m.GetDefaultConfig())
+	validateDefaultConfig(c.at("defaultConfig"), m.GetDefaultConfig())
 }
 
-func validateProxyConfig(c *checker, p *meshconfig.ProxyConfig) {
+func validateDefaultConfig(c *checker, p *meshconfig.ProxyConfig) {
 	if p.GetConfigPath() == "" {
 		c.at("configPath").failf("is empty; leave it out for the default")
 	}

@@ -56,9 +56,9 @@ func TestParseMeshRefuses(t *testing.T) {
 		{"- a", "parse mesh configuration: want an object, got a list"},
 		{"trustDomain: a\ntrustDomain: b", `parse mesh configuration: not YAML: yaml: unmarshal errors:` + "\n" + `  line 2: key "trustDomain" already set in map`},
 		{"trustDomain: [a]", "parse mesh configuration: trustDomain: want a string, got a list"},
-		{`trustDomain: ""`, `validate mesh configuration: trustDomain: "" is not a host name: it is empty`},
-		{"trustDomainAliases: [a/b]", `validate mesh configuration: trustDomainAliases[0]: "a/b" is not a host name: label "a/b" must be letters, digits and inner hyphens, at most 63`},
-		{"connectTimeout: fast", `parse mesh configuration: invalid google.protobuf.Duration value "fast"`},
+		{`trustDomain: ""`, `validate mesh configuration: trustDomain: "" is not a domain: it is empty`},
+		{"trustDomainAliases: [a/b]", `validate mesh configuration: trustDomainAliases[0]: "a/b" is not a domain: label "a/b" must be letters, digits and inner hyphens, at most 63`},
+		{"connectTimeout: fast", `parse mesh configuration: connectTimeout: "fast" is not a duration; write it as in 1.5s, 500ms or 1h`},
 		{"connectTimeout: 0s", "validate mesh configuration: connectTimeout: 0s is too short; use at least 1ms"},
 		{"proxyListenPort: 0", "validate mesh configuration: proxyListenPort: 0 is not a port; use 1-65535"},
 		{"proxyListenPort: 15006", "validate mesh configuration: proxyInboundListenPort: 15006 is also proxyListenPort; use two ports"},
@@ -116,7 +116,7 @@ func TestParseNetworksRefuses(t *testing.T) {
 		{"networks: {net: {gateways: [{address: a}]}}", "validate mesh networks: networks[net].gateways[0].port: 0 is not a port; use 1-65535"},
 		{"networks: {net: {gateways: [{registryServiceName: '*', port: 1}]}}", `validate mesh networks: networks[net].gateways[0].registryServiceName: "*" is not a host name: a wildcard may only stand at the start, as in *.example.com`},
 		{"networks: {'a b': {}}", "validate mesh networks: networks[a b]: is not a network name; it must be a label value, at most 63 letters, digits and inner -_."},
-		{"networks: {net: {endpoints: [{fromCidr: 10.0.0.0/8, fromRegistry: c}]}}", `parse mesh networks: error parsing "fromRegistry", oneof istio.mesh.v1alpha1.Network.NetworkEndpoints.ne is already set`},
+		{"networks: {net: {endpoints: [{fromCidr: 10.0.0.0/8, fromRegistry: c}]}}", `parse mesh networks: networks[net].endpoints[0].fromRegistry: is set beside fromCidr; keep one`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.text, func(t *testing.T) {

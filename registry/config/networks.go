@@ -90,5 +90,6 @@ func fromConfigMap(data map[string]string) (mesh.Settings, []string, error) {
 	if err != nil {
 		return mesh.Settings{}, nil, fmt.Errorf("key %s: %w", keyNetworks, err)
 	}
-	return mesh.Settings{Mesh: m, Networks: n}, append(unknown, more...), nil
+	out := mesh.Settings{Mesh: m, Networks: n}
+	return out, append(unknown, more...), readOwn(data[keyOwn], &out)
 }

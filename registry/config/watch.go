@@ -93,7 +93,8 @@ func (w *Watcher) take(ref mesh.ObjectRef, data map[string]string) {
 		return
 	}
 	w.cfg.Problems.Clear(ref)
-	if proto.Equal(s.Mesh, w.last.Mesh) && proto.Equal(s.Networks, w.last.Networks) {
+	if proto.Equal(s.Mesh, w.last.Mesh) && proto.Equal(s.Networks, w.last.Networks) &&
+		s.FailoverNeedsOutliers == w.last.FailoverNeedsOutliers && s.Weights.Equal(w.last.Weights) {
 		return
 	}
 	if len(unknown) > 0 {

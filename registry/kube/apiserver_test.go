@@ -190,6 +190,8 @@ func apiOf(resource string) (version, kind string) {
 		return "v1", "ConfigMap"
 	case "gateways.networking.istio.io":
 		return "networking.istio.io/v1", "Gateway"
+	case "workloadentries.networking.istio.io":
+		return "networking.istio.io/v1", "WorkloadEntry"
 	}
 	return "gateway.networking.k8s.io/v1", "Gateway"
 }
@@ -197,8 +199,8 @@ func apiOf(resource string) (version, kind string) {
 func (f *fakeServer) serve(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	resource := parts[len(parts)-1]
-	if resource == "gateways" {
-		resource += "." + parts[1]
+	if group := parts[1]; strings.HasSuffix(group, "istio.io") || strings.HasPrefix(group, "gateway.") {
+		resource += "." + group
 	}
 	q := r.URL.Query()
 	f.mu.Lock()

@@ -45,6 +45,10 @@ func objectsOf(t testing.TB, text string) []any {
 			obj = &discoveryv1.EndpointSlice{}
 		case "Gateway":
 			obj = &gatewayv1.Gateway{}
+		case "ServiceExport":
+			obj = &ServiceExport{}
+		case "ServiceImport":
+			obj = &ServiceImport{}
 		default:
 			require.Fail(t, "unknown kind "+head.Kind)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -79,11 +80,8 @@ func (s *Source) dynamicReaders(c dynamic.Interface) []*reader {
 	r := newReader(s, gateways.GroupResource().String(), KindGateway, example(gateways.GroupVersion(), "Gateway"), dynamicLister{c.Resource(gateways)},
 		func(o *metav1.ListOptions) { o.LabelSelector = labelNetwork })
 	r.optional, r.set = true, s.setUnstructuredGateway
-	out := []*reader{r}
-	if !s.cfg.Primary {
-		return out
-	}
-	for _, k := range config.Kinds() {
+	out := append(s.clusterSetReaders(c), r)
+	for _, k := range s.objectKinds() {
 		gvr := schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Resource}
 		r := newReader(s, gvr.GroupResource().String(), Kind(k.Kind), example(gvr.GroupVersion(), string(k.Kind)), dynamicLister{c.Resource(gvr)}, all)
 		r.optional = true
@@ -95,6 +93,15 @@ func (s *Source) dynamicReaders(c dynamic.Interface) []*reader {
 		out = append(out, r)
 	}
 	return out
+}
+
+// objectKinds lists the kinds of configuration objects that count in this cluster.
+func (s *Source) objectKinds() []config.Kind {
+	kinds := config.Kinds()
+	if s.cfg.Primary {
+		return kinds
+	}
+	return slices.DeleteFunc(kinds, func(k config.Kind) bool { return !k.Everywhere })
 }
 
 // dynamicLister gives the dynamic client the signatures of a typed one.

@@ -127,7 +127,7 @@ func (p *problemSet) sweep() {
 	}
 	for _, x := range p.list.List() {
 		switch Kind(x.Object.Kind) {
-		case KindService, KindEndpointSlice, KindPod, KindNode, KindNamespace, KindGateway:
+		case KindService, KindEndpointSlice, KindPod, KindNode, KindNamespace, KindGateway, KindServiceImport:
 			if _, ok := p.set[x.Object]; !ok && x.Object.Cluster == p.cluster {
 				p.list.Clear(x.Object)
 			}

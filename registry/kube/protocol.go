@@ -47,33 +47,7 @@ func protocolByName(name string) (mesh.Protocol, bool) {
 		return mesh.ProtocolGRPCWeb, true
 	}
 	name, _, _ = strings.Cut(name, "-")
-	switch strings.ToLower(name) {
-	case "http":
-		return mesh.ProtocolHTTP, true
-	case "http2":
-		return mesh.ProtocolHTTP2, true
-	case "https":
-		return mesh.ProtocolHTTPS, true
-	case "http_proxy":
-		return mesh.ProtocolHTTPProxy, true
-	case "grpc":
-		return mesh.ProtocolGRPC, true
-	case "hbone":
-		return mesh.ProtocolHBONE, true
-	case "tcp":
-		return mesh.ProtocolTCP, true
-	case "tls":
-		return mesh.ProtocolTLS, true
-	case "udp":
-		return mesh.ProtocolUDP, true
-	case "mongo":
-		return mesh.ProtocolMongo, true
-	case "redis":
-		return mesh.ProtocolRedis, true
-	case "mysql":
-		return mesh.ProtocolMySQL, true
-	}
-	return "", false
+	return mesh.ParseProtocol(name)
 }
 
 // serverFirst reports whether the server of a well-known port speaks first, so

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestFollow(t *testing.T) {
 			require.Zero(t, st.Staleness(time.Now()))
 			for _, k := range st.Kinds {
 				require.True(t, k.Synced, k.Kind)
-				require.Equal(t, k.Kind == "gateways.gateway.networking.k8s.io", k.Absent, k.Kind)
+				require.Equal(t, strings.Contains(k.Kind, "."), k.Absent, "only custom resources are absent: %s", k.Kind)
 				require.Empty(t, k.Error, k.Kind)
 			}
 			require.Equal(t, 1, kindOf(st, "pods").Objects)
@@ -300,6 +301,27 @@ func TestConfiguration(t *testing.T) {
 	f.remove(istioGateways, "a/good")
 	s.await(t, "removal", func() bool { return len(s.state.objects) == 1 })
 	require.Empty(t, s.problems.List())
+}
+
+// TestConfigurationOfRemotes: of a cluster other than the primary, only the kinds
+// that count everywhere are asked for, and a remote without them is complete.
+func TestConfigurationOfRemotes(t *testing.T) {
+	t.Parallel()
+	f := newFakeServer(t, true)
+	world(t, f)
+	const entries, istioGateways = "workloadentries.networking.istio.io", "gateways.networking.istio.io"
+	f.install(istioGateways)
+	f.install(entries)
+	f.set(t, entries, map[string]any{"metadata": map[string]any{"name": "vm", "namespace": "a"}, "spec": map[string]any{"address": "192.0.2.7"}})
+	s := start(t, f, nil)
+	s.awaitSync(t)
+	require.Len(t, s.state.objects, 1)
+	o := s.state.objects[mesh.ObjectKey{Kind: mesh.KindWorkloadEntry, Namespace: "a", Name: "vm"}]
+	require.NotNil(t, o)
+	require.Equal(t, mesh.ClusterID("east"), o.Origin.Cluster)
+	for _, k := range s.source.Status().Kinds {
+		require.NotEqual(t, istioGateways, k.Kind, "configuration of a remote is not asked for")
+	}
 }
 
 // TestKindInstalledLater: a kind that the server does not have is asked for now

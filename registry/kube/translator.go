@@ -71,6 +71,8 @@ const (
 	KindNamespace     Kind = "Namespace"
 	KindConfigMap     Kind = "ConfigMap"
 	KindGateway       Kind = "Gateway.gateway.networking.k8s.io"
+	KindServiceExport Kind = "ServiceExport"
+	KindServiceImport Kind = "ServiceImport"
 )
 
 // Translator holds the objects of one cluster and turns them into states. It is
@@ -88,6 +90,10 @@ type Translator struct {
 	nodes    map[string]*node
 	gateways map[types.NamespacedName][]mesh.NetworkGateway
 	objects  map[mesh.ObjectKey]*mesh.Object
+	// exports are the Services that are exported, imports what is known of those
+	// that any cluster exports.
+	exports map[types.NamespacedName]struct{}
+	imports map[types.NamespacedName]*mesh.Definition
 	// network and trustDomain are those of the cluster.
 	network     mesh.NetworkID
 	trustDomain string
@@ -101,7 +107,8 @@ type Translator struct {
 	// Newest states, as returned by Flush.
 	sent struct {
 		services  map[types.NamespacedName]registry.ServiceState
-		workloads map[types.NamespacedName]*mesh.Workload
+		sets      map[types.NamespacedName]registry.ServiceState // under the names of the cluster set
+		workloads map[types.NamespacedName]registry.WorkloadState
 		cluster   *registry.ClusterState
 	}
 	// pending counts the endpoints of a service that wait for their pod.
@@ -141,6 +148,8 @@ func NewTranslator(c TranslatorConfig) *Translator {
 		nodes:    map[string]*node{},
 		gateways: map[types.NamespacedName][]mesh.NetworkGateway{},
 		objects:  map[mesh.ObjectKey]*mesh.Object{},
+		exports:  map[types.NamespacedName]struct{}{},
+		imports:  map[types.NamespacedName]*mesh.Definition{},
 		index:    newIndex(),
 		dirty:    newDirty(),
 		pending:  map[types.NamespacedName]int{},
@@ -148,13 +157,14 @@ func NewTranslator(c TranslatorConfig) *Translator {
 	t.dirty.cluster = true
 	t.trustDomain = t.chooseTrustDomain("")
 	t.sent.services = map[types.NamespacedName]registry.ServiceState{}
-	t.sent.workloads = map[types.NamespacedName]*mesh.Workload{}
+	t.sent.sets = map[types.NamespacedName]registry.ServiceState{}
+	t.sent.workloads = map[types.NamespacedName]registry.WorkloadState{}
 	return t
 }
 
 // Set adds an object or replaces the one of its name: a Service, EndpointSlice,
-// Pod, Node, Namespace, ConfigMap, Gateway (Gateway API) or [mesh.Object]. It
-// reports whether the object is of such a type.
+// Pod, Node, Namespace, ConfigMap, Gateway (Gateway API), ServiceExport,
+// ServiceImport or [mesh.Object]. It reports whether the object is of such a type.
 func (t *Translator) Set(obj any) bool {
 	switch o := obj.(type) {
 	case *corev1.Service:
@@ -171,6 +181,10 @@ func (t *Translator) Set(obj any) bool {
 		t.setConfigMap(o)
 	case *gatewayv1.Gateway:
 		t.setGateway(o)
+	case *ServiceExport:
+		t.setExport(types.NamespacedName{Namespace: o.Namespace, Name: o.Name})
+	case *ServiceImport:
+		t.setImport(o)
 	case *mesh.Object:
 		t.setObject(o)
 	default:
@@ -198,6 +212,10 @@ func (t *Translator) Delete(kind Kind, namespace, name string) {
 		t.deleteConfigMap(k)
 	case KindGateway:
 		t.deleteGateway(k)
+	case KindServiceExport:
+		t.deleteExport(k)
+	case KindServiceImport:
+		t.deleteImport(k)
 	}
 }
 
@@ -254,6 +272,9 @@ func (t *Translator) Flush() (u registry.Update, ok bool) {
 		if st, changed := t.translate(k); changed {
 			u.Services = append(u.Services, st)
 		}
+		if st, changed := t.translateSet(k); changed {
+			u.Services = append(u.Services, st)
+		}
 	}
 	for _, k := range sortedKeys(d.workloads) {
 		if st, changed := t.workloadState(k); changed {
@@ -279,8 +300,11 @@ func (t *Translator) Snapshot() registry.Update {
 	for _, k := range sortedKeys(t.sent.services) {
 		u.Services = append(u.Services, t.sent.services[k])
 	}
+	for _, k := range sortedKeys(t.sent.sets) {
+		u.Services = append(u.Services, t.sent.sets[k])
+	}
 	for _, k := range sortedKeys(t.sent.workloads) {
-		u.Workloads = append(u.Workloads, registry.WorkloadState{Key: k.String(), Workload: t.sent.workloads[k]})
+		u.Workloads = append(u.Workloads, t.sent.workloads[k])
 	}
 	for k, o := range t.objects {
 		u.Objects = append(u.Objects, registry.ObjectState{Key: k, Object: o})
@@ -314,16 +338,16 @@ func (t *Translator) translate(k types.NamespacedName) (registry.ServiceState, b
 func (t *Translator) workloadState(k types.NamespacedName) (registry.WorkloadState, bool) {
 	st := registry.WorkloadState{Key: k.String()}
 	if p := t.pods[k]; p != nil && len(p.workload.Addresses) > 0 {
-		st.Workload = p.workload
+		st.Workload, st.Health = p.workload, p.health
 	}
 	old := t.sent.workloads[k]
-	if old.Equal(st.Workload) {
+	if old.Workload.Equal(st.Workload) && old.Health == st.Health {
 		return st, false
 	}
 	if st.Workload == nil {
 		delete(t.sent.workloads, k)
 	} else {
-		t.sent.workloads[k] = st.Workload
+		t.sent.workloads[k] = st
 	}
 	return st, true
 }

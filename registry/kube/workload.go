@@ -22,7 +22,7 @@ type pod struct {
 	// ownLocality: the locality is from the pod's label, not from its node.
 	ownLocality bool
 	created     int64
-	// health is the readiness, for derived endpoints.
+	// health is the readiness, for endpoints that are derived from pods.
 	health mesh.Health
 	// gone: terminating and no longer ready.
 	gone bool
@@ -47,8 +47,11 @@ func (t *Translator) setPod(o *corev1.Pod) {
 	t.indexPod(p)
 	if old == nil || old.workload != p.workload || old.created != p.created {
 		t.podChanged(k, old, p)
-	} else if t.cfg.DeriveEndpoints && (old.health != p.health || old.gone != p.gone) {
-		t.touchSelecting(k.Namespace)
+	} else if old.health != p.health || old.gone != p.gone {
+		t.dirty.workloads[k] = struct{}{}
+		if t.cfg.DeriveEndpoints {
+			t.touchSelecting(k.Namespace)
+		}
 	}
 }
 
@@ -198,9 +201,7 @@ func (t *Translator) readPod(o *corev1.Pod) (*pod, faults) {
 	if p.workload.Locality, p.ownLocality = labelledLocality(o.Labels); !p.ownLocality {
 		p.workload.Locality = t.localityOf(o.Spec.NodeName)
 	}
-	if t.cfg.DeriveEndpoints {
-		p.health, p.gone = podHealth(o)
-	}
+	p.health, p.gone = podHealth(o)
 	return p, f
 }
 
