@@ -66,8 +66,14 @@ func (b *batch) update(id mesh.ClusterID, sh *shard, u Update) {
 		} else {
 			sh.objects[o.Key] = o.Object
 		}
-		if id == b.store.primary {
+		switch {
+		case o.Key.Kind == mesh.KindWorkloadEntry: // no policy looks at those: what they mean is derived
+			b.updateMachine(id, o.Key, o.Object)
+		case id == b.store.primary:
 			b.touchObject(o.Key, o.Object)
+			if o.Key.Kind == mesh.KindServiceEntry {
+				b.store.entries.SetEntry(o.Key, o.Object)
+			}
 		}
 	}
 	if u.Cluster != nil {
@@ -81,6 +87,7 @@ func (b *batch) updateCluster(sh *shard, to ClusterState) {
 		for k := range sh.services {
 			b.touch(k)
 		}
+		b.touchDerived() // machines of the cluster may be behind them
 	}
 	if sh.state.Network != to.Network || sh.state.TrustDomain != to.TrustDomain || !slices.Equal(sh.state.Gateways, to.Gateways) {
 		sh.state = to
@@ -124,10 +131,30 @@ func sortedEndpoints(in []mesh.Endpoint) []mesh.Endpoint {
 }
 
 func (b *batch) updateWorkload(id mesh.ClusterID, sh *shard, w WorkloadState) {
-	old := sh.workloads[w.Key]
-	if old.Equal(w.Workload) {
+	old, now := sh.workloads[w.Key], podState{w.Workload, w.Health}
+	if now.workload == nil {
+		now.health = 0
+	}
+	same := old.workload.Equal(now.workload)
+	if same && old.health == now.health {
 		return
 	}
+	if same {
+		now.workload = old.workload // keeps the pointer that endpoints have
+	} else {
+		b.claim(id, old.workload, now.workload)
+	}
+	if now.workload == nil {
+		delete(sh.workloads, w.Key)
+	} else {
+		sh.workloads[w.Key] = now
+	}
+	b.updatePod(id, w.Key, old, now)
+}
+
+// claim makes a workload known under its addresses in place of another one;
+// either may be nil.
+func (b *batch) claim(id mesh.ClusterID, old, now *mesh.Workload) {
 	if old != nil {
 		for _, a := range old.Addresses {
 			k := WorkloadKey{id, a}
@@ -138,16 +165,14 @@ func (b *batch) updateWorkload(id mesh.ClusterID, sh *shard, w WorkloadState) {
 			b.touchWorkload(k)
 		}
 	}
-	if w.Workload == nil {
-		delete(sh.workloads, w.Key)
+	if now == nil {
 		return
 	}
-	sh.workloads[w.Key] = w.Workload
-	for _, a := range w.Workload.Addresses {
+	for _, a := range now.Addresses {
 		k := WorkloadKey{id, a}
 		list := b.store.byAddr[k]
-		i, _ := slices.BinarySearchFunc(list, w.Workload, compareClaims)
-		b.store.byAddr[k] = slices.Insert(list, i, w.Workload)
+		i, _ := slices.BinarySearchFunc(list, now, compareClaims)
+		b.store.byAddr[k] = slices.Insert(list, i, now)
 		b.touchWorkload(k)
 	}
 }
@@ -159,13 +184,16 @@ func sameObject(a, b *mesh.Object) bool {
 		return a == b
 	}
 	return a.Created.Equal(b.Created) && a.Origin == b.Origin && maps.Equal(a.Labels, b.Labels) &&
-		maps.Equal(a.Annotations, b.Annotations) && proto.Equal(a.Spec, b.Spec)
+		maps.Equal(a.Annotations, b.Annotations) && a.Status.Equal(b.Status) && proto.Equal(a.Spec, b.Spec)
 }
 
 // publish makes the new revision visible and tells the listeners, unless
 // nothing changed.
 func (b *batch) publish() {
 	s := b.store
+	for _, k := range s.entries.Flush(s.pods) {
+		b.touch(k)
+	}
 	old := s.catalog.Load()
 	next := Change{Revision: s.revision + 1, Since: b.since, Objects: objectChanges(old, b.objects), Workloads: b.workloads}
 	var defs map[mesh.ServiceKey]*mesh.Service
@@ -221,7 +249,7 @@ func (b *batch) remerge(cat *Catalog, k mesh.ServiceKey, revision uint64) Servic
 	ch := ServiceChange{Before: cat.Service(k), EndpointsBefore: s.Endpoints(k)}
 	ch.After = ch.Before
 	if !s.sameDefinitions(k, ch.Before) {
-		ch.After = mergeService(k, s.primary, s.definitions(k))
+		ch.After = s.merge(k)
 		if ch.After != ch.Before {
 			ch.Aspects |= AspectDefinition
 		}

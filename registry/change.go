@@ -35,6 +35,8 @@ const (
 	ScopeNetworks
 	// ScopeClusters: a cluster joined or left, or changed its trust domain.
 	ScopeClusters
+	// ScopeWeights: a cluster or network is drained, or no longer.
+	ScopeWeights
 )
 
 // Has reports whether s includes any of o.

@@ -7,13 +7,25 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/entry"
 )
 
 // This file has the answers in the JSON shapes of istiod, for tools made for it.
 // Fields that have no meaning here are left out.
 
-// provider is istiod's name for the kind of registry a service comes from.
-const provider = "Kubernetes"
+// istiod's names for the kinds of registries that services come from.
+const (
+	providerKubernetes = "Kubernetes"
+	providerExternal   = "External" // ServiceEntries and WorkloadEntries
+)
+
+// provider names the kind of registry a service comes from.
+func provider(d *mesh.Definition) string {
+	if d.FromEntry() {
+		return providerExternal
+	}
+	return providerKubernetes
+}
 
 type istiodService struct {
 	Attributes      istiodAttributes
@@ -62,7 +74,7 @@ func (d *Debug) ServeRegistryz(w http.ResponseWriter, r *http.Request) {
 func toIstiodService(svc *mesh.Service, set *EndpointSet) istiodService {
 	lead := svc.Lead
 	s := istiodService{
-		Attributes: istiodAttributes{ServiceRegistry: provider, Name: lead.Name, Namespace: svc.Key.Namespace, Labels: lead.Labels,
+		Attributes: istiodAttributes{ServiceRegistry: provider(lead), Name: lead.Name, Namespace: svc.Key.Namespace, Labels: lead.Labels,
 			ExportTo: lead.ExportTo, LabelSelectors: lead.Selector, ExternalName: lead.ExternalName, NodeLocal: lead.NodeLocal},
 		CreationTime: lead.Created,
 		Hostname:     svc.Key.Hostname,
@@ -96,7 +108,7 @@ func toIstiodService(svc *mesh.Service, set *EndpointSet) istiodService {
 // istiodResolution numbers resolutions as istiod does.
 func istiodResolution(r mesh.Resolution) int {
 	return slices.Index([]mesh.Resolution{mesh.ResolutionStatic, mesh.ResolutionDNS, mesh.ResolutionDNSRoundRobin,
-		mesh.ResolutionPassthrough, mesh.ResolutionAlias}, r)
+		mesh.ResolutionPassthrough, mesh.ResolutionAlias, mesh.ResolutionDynamicDNS}, r)
 }
 
 type istiodShards struct {
@@ -134,7 +146,10 @@ func (d *Debug) ServeEndpointShardz(w http.ResponseWriter, r *http.Request) {
 		set := d.store.Endpoints(svc.Key)
 		sh := istiodShards{Shards: map[string][]istiodEndpoint{}, ServiceAccounts: map[string]struct{}{}}
 		for e := range set.All() {
-			k := provider + "/" + string(e.Workload.Cluster)
+			k := providerKubernetes + "/" + string(e.Workload.Cluster)
+			if kind := e.Workload.Kind; kind == entry.KindInline || svc.Lead.FromEntry() {
+				k = providerExternal + "/" + string(d.store.primary)
+			}
 			sh.Shards[k] = append(sh.Shards[k], toIstiodEndpoint(e))
 		}
 		for _, id := range set.Identities() {
@@ -150,10 +165,13 @@ func (d *Debug) ServeEndpointShardz(w http.ResponseWriter, r *http.Request) {
 
 func toIstiodEndpoint(e mesh.Endpoint) istiodEndpoint {
 	w := e.Workload
-	out := istiodEndpoint{Labels: w.Labels, Addresses: []string{e.Addr.String()}, ServicePortName: e.PortName, ServiceAccount: w.Identity.SPIFFE(),
+	out := istiodEndpoint{Labels: w.Labels, Addresses: []string{w.Host}, ServicePortName: e.PortName, ServiceAccount: w.Identity.SPIFFE(),
 		Network: e.Network, Locality: istiodLocality{w.Locality.String(), w.Cluster}, EndpointPort: e.Port, LbWeight: e.Weight,
 		TLSMode: "disabled", Namespace: w.Namespace, WorkloadName: w.WorkloadName, HostName: w.Hostname, SubDomain: w.Subdomain,
 		HealthStatus: int(e.Health), NodeName: w.Node} // istiod numbers health alike: 1 healthy, 2 not, 3 draining
+	if e.Addr.IsValid() {
+		out.Addresses[0] = e.Addr.String()
+	}
 	if w.MTLS {
 		out.TLSMode = "istio"
 	}

@@ -8,10 +8,12 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/entry"
 )
 
 // networkRules is what meshNetworks says about where endpoints are.
 type networkRules struct {
+	primary    mesh.ClusterID
 	byRegistry map[mesh.ClusterID]mesh.NetworkID
 	cidrs      []networkCIDR // longest prefix first
 }
@@ -25,8 +27,8 @@ type networkCIDR struct {
 // that claim the same cluster or CIDR the first by name wins. Entries that do
 // not parse are left out: registry/config refuses them by name before they get
 // here.
-func parseNetworkRules(n *meshconfig.MeshNetworks) networkRules {
-	r := networkRules{byRegistry: map[mesh.ClusterID]mesh.NetworkID{}}
+func parseNetworkRules(primary mesh.ClusterID, n *meshconfig.MeshNetworks) networkRules {
+	r := networkRules{primary: primary, byRegistry: map[mesh.ClusterID]mesh.NetworkID{}}
 	for _, name := range slices.Sorted(maps.Keys(n.GetNetworks())) {
 		for _, e := range n.Networks[name].GetEndpoints() {
 			id := mesh.ClusterID(e.GetFromRegistry())
@@ -44,10 +46,15 @@ func parseNetworkRules(n *meshconfig.MeshNetworks) networkRules {
 
 // of says where an endpoint's address is routable: the workload's label, then
 // the cluster's network, then meshNetworks by registry, then by CIDR (pods
-// only, as in istiod). The longest matching prefix wins.
+// only, as in istiod). The longest matching prefix wins. What the primary says of
+// machines is about the whole mesh, so their network is the one they name or
+// unknown; a remote cluster's are on its network.
 func (r networkRules) of(id mesh.ClusterID, clusterNetwork mesh.NetworkID, e mesh.Endpoint) mesh.NetworkID {
 	if n := e.Workload.NetworkLabel; n != "" {
 		return n
+	}
+	if k := e.Workload.Kind; k == entry.KindInline || k == entry.KindMachine && id == r.primary {
+		return ""
 	}
 	if clusterNetwork != "" {
 		return clusterNetwork
@@ -55,7 +62,7 @@ func (r networkRules) of(id mesh.ClusterID, clusterNetwork mesh.NetworkID, e mes
 	if n := r.byRegistry[id]; n != "" {
 		return n
 	}
-	if e.Workload.Kind == "WorkloadEntry" {
+	if e.Workload.Kind == entry.KindMachine {
 		return ""
 	}
 	for _, c := range r.cidrs {

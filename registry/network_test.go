@@ -12,7 +12,7 @@ import (
 )
 
 func TestNetworkOfAnEndpoint(t *testing.T) {
-	rules := parseNetworkRules(&meshconfig.MeshNetworks{Networks: map[string]*meshconfig.Network{
+	rules := parseNetworkRules(primary, &meshconfig.MeshNetworks{Networks: map[string]*meshconfig.Network{
 		"by-registry": {Endpoints: []*meshconfig.Network_NetworkEndpoints{fromRegistry("west")}},
 		"z-registry":  {Endpoints: []*meshconfig.Network_NetworkEndpoints{fromRegistry("west")}},
 		"wide":        {Endpoints: []*meshconfig.Network_NetworkEndpoints{fromCIDR("10.0.0.0/8"), fromCIDR("nonsense")}},

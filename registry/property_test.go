@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 	"pgregory.net/rapid"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -26,7 +27,7 @@ type clusterModel struct {
 	sink      Sink
 	joined    bool
 	services  map[mesh.ServiceKey]ServiceState
-	workloads map[string]*mesh.Workload
+	workloads map[string]WorkloadState
 	objects   map[mesh.ObjectKey]*mesh.Object
 	state     ClusterState
 }
@@ -41,7 +42,7 @@ func newWorld() *world {
 
 func (m *clusterModel) apply(u Update, whole bool) {
 	if whole || m.services == nil {
-		m.services, m.workloads, m.objects = map[mesh.ServiceKey]ServiceState{}, map[string]*mesh.Workload{}, map[mesh.ObjectKey]*mesh.Object{}
+		m.services, m.workloads, m.objects = map[mesh.ServiceKey]ServiceState{}, map[string]WorkloadState{}, map[mesh.ObjectKey]*mesh.Object{}
 	}
 	for _, s := range u.Services {
 		m.services[s.Key] = s
@@ -50,7 +51,7 @@ func (m *clusterModel) apply(u Update, whole bool) {
 		}
 	}
 	for _, w := range u.Workloads {
-		m.workloads[w.Key] = w.Workload
+		m.workloads[w.Key] = w
 		if w.Workload == nil {
 			delete(m.workloads, w.Key)
 		}
@@ -68,8 +69,8 @@ func (m *clusterModel) apply(u Update, whole bool) {
 
 func (m *clusterModel) update() Update {
 	u := Update{Services: slices.Collect(maps.Values(m.services)), Cluster: &m.state}
-	for k, w := range m.workloads {
-		u.Workloads = append(u.Workloads, WorkloadState{k, w})
+	for _, w := range m.workloads {
+		u.Workloads = append(u.Workloads, w)
 	}
 	for k, o := range m.objects {
 		u.Objects = append(u.Objects, ObjectState{k, o})
@@ -103,6 +104,7 @@ func genService(t *rapid.T, id mesh.ClusterID) ServiceState {
 	ports := rapid.SliceOfN(rapid.SampledFrom([]string{"http:80/HTTP", "http:81/HTTP", "http:80/TCP", "grpc:80/GRPC", "grpc:90/GRPC"}), 1, 2).Draw(t, "ports")
 	st.Definition = definition(id, k, ports...)
 	st.Definition.Resolution = mesh.Resolution(rapid.IntRange(0, 1).Draw(t, "resolution"))
+	st.Definition.Selector = rapid.SampledFrom([]map[string]string{nil, {"app": "a"}}).Draw(t, "selector")
 	st.Definition.External = rapid.SliceOfN(rapid.SampledFrom([]string{"203.0.113.1", "203.0.113.2", "lb.example"}), 0, 2).Draw(t, "external")
 	pods := map[int]*mesh.Workload{} // a pod is one pod, however many ports it serves
 	for _, i := range rapid.SliceOfN(rapid.IntRange(0, 3), 0, 4).Draw(t, "pods") {
@@ -120,7 +122,39 @@ func genPod(t *rapid.T, id mesh.ClusterID, i int) *mesh.Workload {
 	w := pod(id, fmt.Sprintf("p%d", i), fmt.Sprintf("10.0.0.%d", i/2+1)) // two pods share an address
 	w.HostNetwork = i == 0
 	w.NetworkLabel = mesh.NetworkID(rapid.SampledFrom([]string{"", "", "n1"}).Draw(t, "label"))
+	w.Labels = rapid.SampledFrom([]map[string]string{nil, {"app": "a"}}).Draw(t, "labels")
 	return w
+}
+
+// genServiceEntry defines hosts that nobody else has, and one that clusters
+// report Services of.
+func genServiceEntry(t *rapid.T, id mesh.ClusterID, name string) ObjectState {
+	spec := &networking.ServiceEntry{
+		Hosts:      rapid.SliceOfN(rapid.SampledFrom([]string{"a.shop", "c.shop"}), 1, 2).Draw(t, "hosts"),
+		Addresses:  rapid.SampledFrom([][]string{nil, {"240.0.0.1"}}).Draw(t, "addresses"),
+		Ports:      []*networking.ServicePort{{Name: "http", Number: 80, Protocol: "HTTP"}},
+		Resolution: rapid.SampledFrom([]networking.ServiceEntry_Resolution{networking.ServiceEntry_STATIC, networking.ServiceEntry_DNS}).Draw(t, "resolution"),
+	}
+	if rapid.Bool().Draw(t, "selects") {
+		spec.WorkloadSelector = &networking.WorkloadSelector{Labels: map[string]string{"app": "a"}}
+	} else {
+		spec.Endpoints = []*networking.WorkloadEntry{{Address: "192.0.2.9", ServiceAccount: "web"}}
+	}
+	k := mesh.ObjectKey{Kind: mesh.KindServiceEntry, Namespace: "shop", Name: name}
+	return ObjectState{k, &mesh.Object{Key: k, Origin: origin(id, k), Created: time.Unix(rapid.Int64Range(0, 1).Draw(t, "created"), 0), Spec: spec}}
+}
+
+func genMachine(t *rapid.T, id mesh.ClusterID, name string) ObjectState {
+	k := mesh.ObjectKey{Kind: mesh.KindWorkloadEntry, Namespace: "shop", Name: name}
+	return ObjectState{k, &mesh.Object{Key: k, Origin: origin(id, k), Spec: &networking.WorkloadEntry{
+		Address: rapid.SampledFrom([]string{"192.0.2.1", "10.0.0.1"}).Draw(t, "address"), Network: rapid.SampledFrom([]string{"", "n2"}).Draw(t, "network"),
+		Labels:         rapid.SampledFrom([]map[string]string{nil, {"app": "a"}}).Draw(t, "labels"),
+		ServiceAccount: rapid.SampledFrom([]string{"", "vm"}).Draw(t, "account"),
+	}}}
+}
+
+func origin(id mesh.ClusterID, k mesh.ObjectKey) mesh.ObjectRef {
+	return mesh.ObjectRef{Cluster: id, Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name}
 }
 
 func genUpdate(t *rapid.T, id mesh.ClusterID) Update {
@@ -136,11 +170,20 @@ func genUpdate(t *rapid.T, id mesh.ClusterID) Update {
 		w := WorkloadState{Key: fmt.Sprintf("shop/p%d", i)}
 		if rapid.Bool().Draw(t, "there") {
 			w.Workload = genPod(t, id, i)
+			w.Health = mesh.Health(rapid.IntRange(0, 2).Draw(t, "readiness"))
 		}
 		u.Workloads = append(u.Workloads, w)
 	}
 	for _, n := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"x", "y"}), 0, 2, rapid.ID[string]).Draw(t, "objects") {
 		o := object(n, "1", rapid.SampledFrom([]string{"p", "q"}).Draw(t, "selector"))
+		if rapid.IntRange(0, 3).Draw(t, "gone") == 0 {
+			o.Object = nil
+		}
+		u.Objects = append(u.Objects, o)
+	}
+	for _, n := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"x", "y"}), 0, 2, rapid.ID[string]).Draw(t, "entries") {
+		o := rapid.OneOf(rapid.Custom(func(t *rapid.T) ObjectState { return genServiceEntry(t, id, n) }),
+			rapid.Custom(func(t *rapid.T) ObjectState { return genMachine(t, id, n) })).Draw(t, "entry")
 		if rapid.IntRange(0, 3).Draw(t, "gone") == 0 {
 			o.Object = nil
 		}

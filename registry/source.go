@@ -78,6 +78,9 @@ type ServiceState struct {
 type WorkloadState struct {
 	Key      string
 	Workload *mesh.Workload
+	// Health is the workload's readiness, for ServiceEntries that select it;
+	// endpoints that the source itself reports have their own.
+	Health mesh.Health
 }
 
 // ObjectState is a configuration object. A nil Object removes it.

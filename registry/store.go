@@ -12,6 +12,7 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/entry"
 )
 
 // Config configures a [Store].
@@ -44,6 +45,8 @@ type Store struct {
 	settings mesh.Settings
 	networks networkRules
 	shards   map[mesh.ClusterID]*shard
+	// entries derives services and endpoints from the objects of the shards.
+	entries *entry.Index
 	// owned is the newest generation that ever owned a cluster, also of clusters
 	// that left: what an older sink still says is out of date.
 	owned    map[mesh.ClusterID]uint64
@@ -59,7 +62,7 @@ type Store struct {
 type shard struct {
 	owner     *sink
 	services  map[mesh.ServiceKey]ServiceState
-	workloads map[string]*mesh.Workload
+	workloads map[string]podState
 	objects   map[mesh.ObjectKey]*mesh.Object
 	state     ClusterState
 }
@@ -80,6 +83,7 @@ func NewStore(c Config) *Store {
 		listeners: map[int]func(Change){},
 	}
 	s.setSettings(c.Settings)
+	s.entries = entry.NewIndex(trustDomain(s.settings))
 	first := &Catalog{Primary: c.Primary, Settings: s.settings, hosts: newHostTable(),
 		clusters: map[mesh.ClusterID]Cluster{}}
 	first.index()
@@ -144,12 +148,18 @@ func (s *Store) SetSettings(to mesh.Settings) {
 	old := s.settings
 	s.setSettings(to)
 	sameNetworks := proto.Equal(old.Networks, s.settings.Networks)
-	if sameNetworks && proto.Equal(old.Mesh, s.settings.Mesh) {
-		s.settings = old
+	same := sameNetworks && proto.Equal(old.Mesh, s.settings.Mesh) && old.FailoverNeedsOutliers == s.settings.FailoverNeedsOutliers
+	b := s.begin(at)
+	if !old.Weights.Equal(s.settings.Weights) {
+		b.scope |= ScopeWeights
+	}
+	if same {
+		s.settings.Mesh, s.settings.Networks = old.Mesh, old.Networks
+		b.publish()
 		return
 	}
-	b := s.begin(at)
 	b.scope |= ScopeSettings
+	b.updateTrustDomain()
 	if !sameNetworks {
 		b.networks = true
 		for svc := range s.catalog.Load().Services() {
@@ -167,7 +177,7 @@ func (s *Store) setSettings(to mesh.Settings) {
 		to.Networks = &meshconfig.MeshNetworks{}
 	}
 	s.settings = to
-	s.networks = parseNetworkRules(to.Networks)
+	s.networks = parseNetworkRules(s.primary, to.Networks)
 }
 
 // SetResolved records the addresses that a gateway's host name resolves to. An
@@ -251,7 +261,7 @@ func completed(sh *shard, u Update) Update {
 }
 
 func newShard() *shard {
-	return &shard{services: map[mesh.ServiceKey]ServiceState{}, workloads: map[string]*mesh.Workload{},
+	return &shard{services: map[mesh.ServiceKey]ServiceState{}, workloads: map[string]podState{},
 		objects: map[mesh.ObjectKey]*mesh.Object{}}
 }
 
@@ -284,13 +294,17 @@ func (s *Store) close(from *sink, d Disposition) {
 	b.publish()
 }
 
-// definitions collects what every cluster says of a service.
+// definitions collects what every cluster says of a service, or what
+// ServiceEntries say if no cluster does.
 func (s *Store) definitions(k mesh.ServiceKey) map[mesh.ClusterID]*mesh.Definition {
 	in := map[mesh.ClusterID]*mesh.Definition{}
 	for id, sh := range s.shards {
 		if st, ok := sh.services[k]; ok {
 			in[id] = st.Definition
 		}
+	}
+	if d := s.entries.Derived(k); d != nil && len(in) == 0 {
+		in[s.primary] = d.Definition
 	}
 	return in
 }
@@ -308,7 +322,25 @@ func (s *Store) sameDefinitions(k mesh.ServiceKey, merged *mesh.Service) bool {
 			return false
 		}
 	}
-	return merged == nil && n == 0 || merged != nil && n == len(merged.In)
+	if d := s.entries.Derived(k); d != nil && n == 0 {
+		if n++; merged == nil || merged.In[s.primary] != d.Definition {
+			return false
+		}
+	}
+	if merged == nil || n != len(merged.In) {
+		return merged == nil && n == 0
+	}
+	return sameConflicts(merged, s.entryConflicts(k, merged.In))
+}
+
+// merge makes one service of what is said of it now; nil if nothing is.
+func (s *Store) merge(k mesh.ServiceKey) *mesh.Service {
+	in := s.definitions(k)
+	svc := mergeService(k, s.primary, in)
+	if svc != nil {
+		svc.Conflicts = append(svc.Conflicts, s.entryConflicts(k, in)...)
+	}
+	return svc
 }
 
 // compareClaims orders the workloads that claim one address.
@@ -339,11 +371,12 @@ func (s *Store) endpoints(k mesh.ServiceKey) []mesh.Endpoint {
 			n += len(list)
 		}
 	}
-	if n == 0 {
+	written := s.entryEndpoints(k)
+	if n == 0 && len(written) == 0 {
 		return nil
 	}
 	slices.SortFunc(runs, func(a, b run) int { return cmp.Compare(a.id, b.id) })
-	all := make([]mesh.Endpoint, 0, n)
+	all := make([]mesh.Endpoint, 0, n+len(written))
 	for len(all) < n {
 		port, found := "", false
 		for _, r := range runs {
@@ -360,7 +393,12 @@ func (s *Store) endpoints(k mesh.ServiceKey) []mesh.Endpoint {
 			}
 		}
 	}
-	return all
+	if len(written) == 0 {
+		return all
+	}
+	all = append(all, written...)
+	slices.SortFunc(all, mesh.Endpoint.Compare)
+	return slices.CompactFunc(all, mesh.Endpoint.Equal)
 }
 
 // sink is one source instance's access to the Store. Later instances have

@@ -49,7 +49,7 @@ func TestCloseKeepsOrDrops(t *testing.T) {
 	sink := s.NewSink("west")
 	sink.Replace(Update{
 		Services:  []ServiceState{service("west", key("a"), "http:80/HTTP", pod("west", "a1", "10.0.0.1"))},
-		Workloads: []WorkloadState{{"shop/a1", pod("west", "a1", "10.0.0.1")}},
+		Workloads: []WorkloadState{{Key: "shop/a1", Workload: pod("west", "a1", "10.0.0.1")}},
 		Cluster: &ClusterState{Network: "n1", Gateways: []mesh.NetworkGateway{
 			{Network: "n1", Cluster: "west", Host: "203.0.113.1", Port: 15443}}},
 	})
@@ -140,7 +140,7 @@ func TestWorkloadsThatShareAnAddress(t *testing.T) {
 	addr := WorkloadKey{"east", netip.MustParseAddr("10.0.0.1")}
 	host1, host2, own := pod("east", "h1", "10.0.0.1"), pod("east", "h2", "10.0.0.1"), pod("east", "z", "10.0.0.1")
 	host1.HostNetwork, host2.HostNetwork = true, true
-	states := []WorkloadState{{"shop/h1", host1}, {"shop/h2", host2}, {"shop/z", own}}
+	states := []WorkloadState{{Key: "shop/h1", Workload: host1}, {Key: "shop/h2", Workload: host2}, {Key: "shop/z", Workload: own}}
 	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
 		s := NewStore(Config{Primary: primary})
 		sink := s.NewSink("east")
@@ -255,7 +255,7 @@ func TestReadersBesideWriters(t *testing.T) {
 	}
 	for i := range 50 {
 		sink := s.NewSink(primary)
-		sink.Replace(Update{Services: states[:10+i%10], Workloads: []WorkloadState{{"shop/a", pod(primary, "a", "10.0.0.1")}}})
+		sink.Replace(Update{Services: states[:10+i%10], Workloads: []WorkloadState{{Key: "shop/a", Workload: pod(primary, "a", "10.0.0.1")}}})
 		sink.Apply(Update{Services: states[i%20:]})
 		if i%5 == 0 {
 			sink.Close(Drop)

@@ -232,6 +232,10 @@ func decode(cluster mesh.ClusterID, h *header, raw json.RawMessage) (object, boo
 	case gatewayv1.GroupName + "/v1 Gateway", gatewayv1.GroupName + "/v1beta1 Gateway":
 		o.id.kind = kube.KindGateway
 		return namespaced(&gatewayv1.Gateway{})
+	case kube.MCSGroup + "/" + kube.MCSVersion + " ServiceExport":
+		return namespaced(&kube.ServiceExport{})
+	case kube.MCSGroup + "/" + kube.MCSVersion + " ServiceImport":
+		return namespaced(&kube.ServiceImport{})
 	}
 	k, ok := config.Lookup(h.APIVersion, h.Kind)
 	if !ok {
