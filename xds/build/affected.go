@@ -10,10 +10,14 @@ import "github.com/isthmus-mesh/isthmus/mesh"
 func (Assignments) AffectedView(v View) View { return View{Sidecar: v.Sidecar} }
 
 // AffectedView keeps what Affected looks at.
-func (Upstreams) AffectedView(v View) View { return View{Kind: v.Kind, Dialect: v.Dialect, Sidecar: v.Sidecar} }
+func (Upstreams) AffectedView(v View) View {
+	return View{Kind: v.Kind, Dialect: v.Dialect, Sidecar: v.Sidecar}
+}
 
 // AffectedView keeps what Affected looks at.
-func (Routes) AffectedView(v View) View { return View{Dialect: v.Dialect, Sidecar: v.Sidecar} }
+func (Routes) AffectedView(v View) View {
+	return View{Kind: v.Kind, Dialect: v.Dialect, Namespace: v.Namespace, Sidecar: v.Sidecar}
+}
 
 // AffectedView keeps what Affected looks at.
 func (Listeners) AffectedView(v View) View {

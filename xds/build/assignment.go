@@ -55,16 +55,25 @@ func (Assignments) Project(in Inputs, v View, name string) View {
 	if !ok {
 		return View{}
 	}
-	p := View{Namespace: scope(in, v, id.Host, id.Port)}
+	p := narrow(in, v, id.Host, id.Port)
 	at, ok := findServed(in, v, id.Host, id.Port)
 	if !ok {
 		return p
 	}
-	p.Network, p.NetworkView = v.Network, v.NetworkView
-	p.IPv4, p.IPv6 = families(v)
 	if v.Dialect == mesh.DialectGRPC {
 		p.Dialect = v.Dialect
 	}
+	return withSelection(in, v, p, id, at)
+}
+
+// withSelection adds to a projection everything that the choice of endpoints
+// depends on.
+func withSelection(in Inputs, v, p View, id UpstreamID, at served) View {
+	p.Network, p.NetworkView = v.Network, v.NetworkView
+	p.IPv4, p.IPv6 = families(v)
+	policy, _ := trafficPolicy(in, v, at, id.Subset)
+	looks := localityPreference(in, at, policy).looksAt(v)
+	p.Locality, p.Labels, p.Node, p.Cluster = looks.Locality, p.Labels.And(looks.Labels), looks.Node, looks.Cluster
 	nodeLocal := at.service.Lead.NodeLocal
 	if nodeLocal || clusterLocal(in.Catalog.Settings, id.Host) {
 		p.Cluster = v.Cluster
@@ -91,15 +100,16 @@ func (Assignments) Build(in Inputs, v View, name string) (proto.Message, error) 
 // Affected implements [Generator].
 func (Assignments) Affected(in Inputs, v View, c *registry.Change) Affected {
 	c, all := sidecarAffected(in, v, c)
-	if all || c.Scope&(registry.ScopeSettings|registry.ScopeNetworks) != 0 {
+	if all || c.Scope&(registry.ScopeSettings|registry.ScopeNetworks|registry.ScopeWeights) != 0 {
 		return Affected{All: true}
 	}
 	var out Affected
 	for k, s := range c.Services {
 		if s.Aspects.Has(registry.AspectDefinition | registry.AspectEndpoints) {
-			out.Names = changedNames(out.Names, k.Hostname, s)
+			out.Names = changedNames(in, out.Names, k.Hostname, s)
 		}
 	}
+	out.Names = ruleNames(in, out.Names, c)
 	slices.Sort(out.Names)
 	out.Names = slices.Compact(out.Names)
 	return out
@@ -108,7 +118,7 @@ func (Assignments) Affected(in Inputs, v View, c *registry.Change) Affected {
 // outboundName reads the name of an assignment in either form.
 func outboundName(name string) (UpstreamID, bool) {
 	id, ok := parseAnyName(name)
-	return id, ok && id.Direction == DirectionOutbound && id.Subset == "" && id.Host != ""
+	return id, ok && id.Direction == DirectionOutbound && id.Host != ""
 }
 
 // chosen is what the named upstream dials, nil if the view has none of that name.
@@ -117,17 +127,23 @@ func chosen(in Inputs, v View, name string) *plan {
 	if !ok {
 		return nil
 	}
-	at, ok := findServed(in, v, id.Host, id.Port)
-	if !ok {
-		return nil
+	x, ok := findUpstream(in, v, id)
+	if !ok || resolves(x.service) && v.Dialect != mesh.DialectGRPC {
+		return nil // what is resolved stands in the upstream
 	}
-	s := newSelector(in, v, at.service, id.SNI)
+	return planFor(in, v, id, x.served)
+}
+
+// planFor is what an upstream of a service port dials.
+func planFor(in Inputs, v View, id UpstreamID, at served) *plan {
+	s := newSelector(in, v, at, id.Subset, id.SNI)
 	return s.plan(in.Endpoints.Endpoints(at.service.Key).Port(at.port.Name))
 }
 
 func (p *plan) locality(g *planned) *endpointv3.LocalityLbEndpoints {
 	l := g.locality
 	out := &endpointv3.LocalityLbEndpoints{
+		Priority:            g.priority,
 		Locality:            &corev3.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone},
 		LoadBalancingWeight: u32(g.weight()),
 		LbEndpoints:         make([]*endpointv3.LbEndpoint, len(g.picks)),
@@ -140,7 +156,6 @@ func (p *plan) locality(g *planned) *endpointv3.LocalityLbEndpoints {
 }
 
 func lbEndpoint(e *Entry) *endpointv3.LbEndpoint {
-	addr := e.Address()
 	metadata := map[string]*structpb.Struct{
 		metadataIstio: structOf(map[string]*structpb.Value{metadataWorkload: stringValue(e.peer().String())}),
 	}
@@ -149,7 +164,7 @@ func lbEndpoint(e *Entry) *endpointv3.LbEndpoint {
 	}
 	return &endpointv3.LbEndpoint{
 		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
-			Address: addrAddress(addr.Addr(), addr.Port()),
+			Address: e.address(),
 		}},
 		HealthStatus:        e.health(),
 		Metadata:            &corev3.Metadata{FilterMetadata: metadata},
@@ -159,7 +174,7 @@ func lbEndpoint(e *Entry) *endpointv3.LbEndpoint {
 
 // mtls reports whether the entry is dialled with mesh mTLS. Nothing else gets
 // through a gateway.
-func (e *Entry) mtls() bool { return e.Gateway != nil || e.Endpoint.Workload.MTLS }
+func (e *Entry) mtls() bool { return e.Gateway != nil || e.Endpoint.Workload.MTLS && !e.plain }
 
 // health is the entry's health as proxies are told it. An endpoint that is not
 // ready is sent all the same, so that proxies know of it before it gets ready;

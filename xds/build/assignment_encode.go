@@ -2,6 +2,7 @@ package build
 
 import (
 	"net/netip"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -24,6 +25,7 @@ const (
 	localityID          = 1 // LocalityLbEndpoints
 	localityEndpoint    = 2
 	localityWeight      = 3
+	localityPriority    = 5
 	localityRegion      = 1 // Locality
 	localityZone        = 2
 	localitySubZone     = 3
@@ -33,6 +35,8 @@ const (
 	lbEndpointWeight    = 4
 	endpointAddress     = 1 // Endpoint
 	addressSocket       = 1 // Address
+	addressPipe         = 2
+	pipePath            = 1 // Pipe
 	socketHost          = 2 // SocketAddress
 	socketPort          = 3
 	metadataFilter      = 1 // Metadata, a map
@@ -79,16 +83,23 @@ func (enc *assignmentEncoder) locality(dst []byte, p *plan, g *planned) []byte {
 		dst = enc.entry(dst, &e)
 	}
 	dst = appendWeight(dst, localityWeight, g.weight())
+	if g.priority != 0 {
+		dst = append(dst, localityPriority<<3|byte(protowire.VarintType))
+		dst = protowire.AppendVarint(dst, uint64(g.priority))
+	}
 	return shut(dst, group)
 }
 
 func (enc *assignmentEncoder) entry(dst []byte, e *Entry) []byte {
 	var at int
 	dst, at = open(dst, localityEndpoint)
-	if e.Gateway != nil {
+	switch {
+	case e.Gateway != nil:
 		dst = appendSocket(dst, e.Gateway.Addr, e.Gateway.Port)
-	} else {
+	case e.Endpoint.Addr.IsValid():
 		dst = appendSocket(dst, e.Endpoint.Addr, e.Endpoint.Port)
+	default:
+		dst = appendPipe(dst, strings.TrimPrefix(e.Endpoint.Workload.Host, socketPrefix))
 	}
 	if h := e.health(); h != 0 {
 		dst = append(dst, lbEndpointHealth<<3|byte(protowire.VarintType), byte(h))
@@ -115,6 +126,15 @@ func appendSocket(dst []byte, a netip.Addr, port uint16) []byte {
 		dst[start-i] = byte(len(dst) - (start - i) - 1)
 	}
 	return dst
+}
+
+// appendPipe writes an endpoint that is a socket on the proxy's own machine.
+func appendPipe(dst []byte, path string) []byte {
+	dst, endpoint := open(dst, lbEndpointEndpoint)
+	dst, address := open(dst, endpointAddress)
+	dst, pipe := open(dst, addressPipe)
+	dst = appendText(dst, pipePath, path)
+	return shut(shut(shut(dst, pipe), address), endpoint)
 }
 
 // appendMetadata writes an endpoint's metadata, keys in order: the TLS mode,

@@ -48,6 +48,9 @@ type View struct {
 	// IPv4 and IPv6 say which address families the proxy has.
 	IPv4, IPv6   bool
 	Interception mesh.Interception
+	// DNSCapture: names are resolved for the workload, so that hosts without an
+	// address are reached by one that the mesh made up.
+	DNSCapture bool
 	// Traced says that the proxy's own configuration (PROXY_CONFIG) sets up a
 	// tracer, so that its spans need the workload's names.
 	Traced bool

@@ -93,10 +93,10 @@ func aliasTarget(c *registry.Catalog, s *mesh.Service) (mesh.Hostname, bool) {
 
 // domainSet gives each domain of a route configuration to one virtual host:
 // Envoy refuses a configuration in which two have the same.
-type domainSet map[string]*mesh.Service
+type domainSet map[string]any // a *mesh.Service or a *ruledHost
 
-// take gives a domain to the service unless another has it.
-func (d domainSet) take(domain string, s *mesh.Service) {
+// take gives a domain to the service or rule unless another has it.
+func (d domainSet) take(domain string, s any) {
 	if _, taken := d[domain]; !taken {
 		d[domain] = s
 	}

@@ -17,7 +17,9 @@ type Explanation struct {
 	// Service is nil if the proxy has no such service or port; Notes say why.
 	Service *ExplainedService `json:"service,omitempty"`
 	// Upstream is the name of the proxy's upstream.
-	Upstream   string              `json:"upstream,omitempty"`
+	Upstream string `json:"upstream,omitempty"`
+	// Rule is the DestinationRule in force, NAMESPACE/NAME; "" if there is none.
+	Rule       string              `json:"rule,omitempty"`
 	Candidates []ExplainedEndpoint `json:"candidates"`
 	// Dialled is what the proxy is sent.
 	Dialled   []ExplainedAddress `json:"dialled"`
@@ -71,6 +73,8 @@ type ExplainedAddress struct {
 	Address  string `json:"address"`
 	Locality string `json:"locality,omitempty"`
 	Gateway  bool   `json:"gateway"`
+	// Priority is 0 for what gets the traffic while any of it is healthy.
+	Priority uint32 `json:"priority"`
 	// Health is that of the endpoint; nothing is known of a gateway's.
 	Health string `json:"health"`
 	Weight uint32 `json:"weight"`
@@ -81,7 +85,7 @@ type ExplainedAddress struct {
 
 // Explain tells what a proxy with the view dials for a host and port, and why.
 func Explain(in Inputs, v View, host mesh.Hostname, port uint16) Explanation {
-	return explain(in, v, host, port, false)
+	return explain(in, v, UpstreamID{Direction: DirectionOutbound, Port: port, Host: host})
 }
 
 // ExplainUpstream is [Explain] for an upstream by its name, which may be that
@@ -92,32 +96,45 @@ func ExplainUpstream(in Inputs, v View, name string) (Explanation, bool) {
 	if !ok {
 		return Explanation{}, false
 	}
-	return explain(in, v, id.Host, id.Port, id.SNI), true
+	return explain(in, v, id), true
 }
 
-func explain(in Inputs, v View, host mesh.Hostname, port uint16, sni bool) Explanation {
+func explain(in Inputs, v View, id UpstreamID) Explanation {
+	host, port := id.Host, id.Port
 	x := Explanation{Proxy: explainedProxy(v), Host: host, Port: port, Candidates: []ExplainedEndpoint{}, Dialled: []ExplainedAddress{}}
 	at, ok := findServed(in, v, host, port)
 	if !ok {
 		x.Notes = missing(in, v, host, port)
 		return x
 	}
+	rule := ruleFor(in, v, at.service)
+	if rule != nil {
+		x.Rule = rule.origin.Key.Namespace + "/" + rule.origin.Key.Name
+	}
+	if !rule.hasSubset(id.Subset) {
+		x.Notes = []string{fmt.Sprintf("no DestinationRule in force for the proxy gives %s a subset %q%s", host, id.Subset, ruleNote(x.Rule))}
+		return x
+	}
 	s := at.service
 	x.Service = &ExplainedService{Namespace: s.Key.Namespace, Clusters: s.Clusters, Lead: s.LeadCluster,
 		Resolution: s.Lead.Resolution.String(), PortName: at.port.Name, Protocol: at.port.Protocol}
 	x.Conflicts = s.Conflicts
-	x.Upstream = UpstreamName(DirectionOutbound, port, "", host)
-	if sni {
-		x.Upstream = SNIName(port, "", host)
-	}
-	sel := selection(in, v, s, at.port, sni)
-	scale := in.Catalog.WeightScale()
+	x.Upstream = id.String()
+	sel := selection(in, v, at, id.Subset, id.SNI)
 	for _, c := range sel.Candidates {
-		x.Candidates = append(x.Candidates, explainedEndpoint(c, v, scale))
+		x.Candidates = append(x.Candidates, explainedEndpoint(c, v))
 	}
 	x.Dialled = explainedAddresses(sel.Groups)
 	x.Notes = notes(in, v, s, x)
+	x.Notes = append(x.Notes, drainNotes(in, sel)...)
 	return x
+}
+
+func ruleNote(rule string) string {
+	if rule == "" {
+		return ": none is"
+	}
+	return ": " + rule + " is"
 }
 
 func explainedProxy(v View) ExplainedProxy {
@@ -129,16 +146,16 @@ func explainedProxy(v View) ExplainedProxy {
 		NetworkView: v.NetworkView, Namespace: v.Namespace, Locality: v.Locality.String(), Node: v.Node, Families: families}
 }
 
-func explainedEndpoint(c Candidate, v View, scale uint32) ExplainedEndpoint {
+func explainedEndpoint(c Candidate, v View) ExplainedEndpoint {
 	e, w := c.Endpoint, c.Endpoint.Workload
-	out := ExplainedEndpoint{Address: addrPortText(e.Addr, e.Port), Cluster: w.Cluster, Network: e.Network,
+	out := ExplainedEndpoint{Address: endpointText(e), Cluster: w.Cluster, Network: e.Network,
 		Locality: w.Locality.String(), Health: e.Health.String(), MTLS: w.MTLS,
 		Kept: c.Verdict.Code.Kept(), Verdict: c.Verdict.Code, Reason: c.Text(v)}
 	if w.Name != "" {
 		out.Workload = w.Namespace + "/" + w.Name
 	}
 	if out.Kept {
-		out.Weight = scaled(e.Weight, scale)
+		out.Weight = c.Weight
 	}
 	if c.Verdict.Code == VerdictGateway {
 		for _, g := range c.Verdict.Gateways {
@@ -150,26 +167,55 @@ func explainedEndpoint(c Candidate, v View, scale uint32) ExplainedEndpoint {
 
 func explainedAddresses(groups []Group) []ExplainedAddress {
 	out := []ExplainedAddress{}
-	var total float64
+	active, found := uint32(0), false
 	for _, g := range groups {
-		for _, e := range g.Entries {
-			health := mesh.HealthUnknown
-			if e.Endpoint != nil {
-				health = e.Endpoint.Health
-			}
-			out = append(out, ExplainedAddress{Address: e.Address().String(), Locality: g.Locality.String(),
-				Gateway: e.Gateway != nil, Health: health.String(), Weight: e.Weight})
-			if takesRequests(health.String()) {
-				total += float64(e.Weight)
-			}
+		if g.ready() > 0 && (!found || g.Priority < active) {
+			active, found = g.Priority, true
 		}
 	}
-	for i := range out {
-		if takesRequests(out[i].Health) {
-			out[i].Percent = 100 * float64(out[i].Weight) / total
+	var total float64
+	for _, g := range groups {
+		if g.Priority == active {
+			total += g.pull()
+		}
+	}
+	for _, g := range groups {
+		for _, e := range g.Entries {
+			x := ExplainedAddress{Address: e.Address().String(), Locality: g.Locality.String(), Priority: g.Priority,
+				Gateway: e.Gateway != nil, Health: e.healthText(), Weight: e.Weight}
+			if takesRequests(x.Health) && g.Priority == active {
+				x.Percent = 100 * g.pull() / total * float64(e.Weight) / g.ready()
+			}
+			out = append(out, x)
 		}
 	}
 	return out
+}
+
+func (e *Entry) healthText() string {
+	if e.Endpoint == nil {
+		return mesh.HealthUnknown.String()
+	}
+	return e.Endpoint.Health.String()
+}
+
+// ready is the sum of the weights of the entries that take requests.
+func (g *Group) ready() float64 {
+	var sum float64
+	for i := range g.Entries {
+		if takesRequests(g.Entries[i].healthText()) {
+			sum += float64(g.Entries[i].Weight)
+		}
+	}
+	return sum
+}
+
+// pull is the weight of a group among those of its priority.
+func (g *Group) pull() float64 {
+	if ready := g.ready(); g.Share == 0 || ready == 0 {
+		return ready
+	}
+	return float64(g.Share)
 }
 
 // takesRequests reports whether proxies send new requests to endpoints of a health.

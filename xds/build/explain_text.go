@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -20,6 +21,9 @@ func (x Explanation) Text() string {
 	if s := x.Service; s != nil {
 		fmt.Fprintf(&b, "Service   in %s, led by %s; port %q, %s\n", join(s.Clusters), s.Lead, s.PortName, s.Protocol)
 		fmt.Fprintf(&b, "Upstream  %s\n", x.Upstream)
+		if x.Rule != "" {
+			fmt.Fprintf(&b, "Rule      DestinationRule %s\n", x.Rule)
+		}
 	}
 	for _, n := range x.Notes {
 		fmt.Fprintf(&b, "Note      %s\n", n)
@@ -84,4 +88,29 @@ func join(ids []mesh.ClusterID) string {
 		out[i] = string(id)
 	}
 	return strings.Join(out, ", ")
+}
+
+// drainNotes tells what drains have to do with a selection.
+func drainNotes(in Inputs, s Selection) []string {
+	w := in.Catalog.Settings.Weights
+	if len(w.Clusters)+len(w.Networks) == 0 {
+		return nil
+	}
+	var out []string
+	if s.Undrained {
+		out = append(out, "drains are not heeded here: no endpoint outside the drained clusters and networks is ready")
+	}
+	seen := map[string]struct{}{}
+	for _, c := range s.Candidates {
+		n := w.Of(c.Endpoint.Workload.Cluster, c.Endpoint.Network)
+		if n == 0 || n == fullWeight {
+			continue
+		}
+		text := fmt.Sprintf("endpoints of cluster %s on network %s get %d %% of their share", c.Endpoint.Workload.Cluster, cmp.Or(string(c.Endpoint.Network), "(unknown)"), n)
+		if _, ok := seen[text]; !ok {
+			seen[text] = struct{}{}
+			out = append(out, text)
+		}
+	}
+	return out
 }

@@ -76,6 +76,15 @@ func (f *filters) blackHole() ([]*listenerv3.Filter, error) {
 }
 
 func (f *filters) tcpLogged(upstream string, logs []*accesslogv3.AccessLog) ([]*listenerv3.Filter, error) {
+	return f.tcpFilters(&tcpproxyv3.TcpProxy{
+		StatPrefix:       upstream,
+		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
+		AccessLog:        logs,
+	})
+}
+
+// tcpFilters makes the filters of a chain that ends in a TCP proxy.
+func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy) ([]*listenerv3.Filter, error) {
 	out, err := f.prelude()
 	if err != nil {
 		return nil, err
@@ -87,11 +96,7 @@ func (f *filters) tcpLogged(upstream string, logs []*accesslogv3.AccessLog) ([]*
 		}
 		out = append(out, s)
 	}
-	p, err := networkFilter(tcpProxyName, &tcpproxyv3.TcpProxy{
-		StatPrefix:       upstream,
-		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
-		AccessLog:        logs,
-	})
+	p, err := networkFilter(tcpProxyName, t)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +142,9 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 b
 		h.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
 			Subject: boolean(true), Dns: true, Uri: true,
 		}
+	}
+	if f.v.Kind == mesh.ProxyRouter {
+		f.atEdge(h)
 	}
 	n, err := networkFilter(hcmName, h)
 	if err != nil {

@@ -51,6 +51,19 @@ func (l Labels) Only(keys []string) Labels {
 	return MakeLabels(l.Map(), keys)
 }
 
+// And joins two sets of which neither contradicts the other.
+func (l Labels) And(o Labels) Labels {
+	if l == o || o == (Labels{}) {
+		return l
+	}
+	if l == (Labels{}) {
+		return o
+	}
+	m := l.Map()
+	maps.Copy(m, o.Map())
+	return MakeLabels(m, slices.Collect(maps.Keys(m)))
+}
+
 // ObjectName names a configuration object whose kind is known.
 type ObjectName struct{ Namespace, Name string }
 

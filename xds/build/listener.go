@@ -25,7 +25,7 @@ const (
 //   - for sidecars the two virtual listeners that intercepted traffic is
 //     redirected to, and those that tell outbound traffic apart by its original
 //     destination (see ports.go); none of these but the virtual ones bind a port;
-//   - for routers one per AUTO_PASSTHROUGH port;
+//   - for routers one per port of the Gateways that select them;
 //   - for gRPC an API listener per service port and a server listener per port
 //     that a server asks for. gRPC asks by name only.
 //
@@ -46,10 +46,7 @@ func (Listeners) List(in Inputs, v View) []string {
 	case v.Dialect == mesh.DialectGRPC:
 		return nil
 	case v.Kind == mesh.ProxyRouter:
-		return slices.DeleteFunc(passthroughNames(in, v), func(name string) bool {
-			p, ok := parseListenerName(name)
-			return !ok || !passesAnything(in, v, p.port)
-		})
+		return routerNames(in, v)
 	case v.Kind == mesh.ProxySidecar:
 		return sidecarNames(in, v)
 	}
@@ -86,15 +83,18 @@ func sidecarNames(in Inputs, v View) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// wildcardPorts collects the ports with a listener for all addresses: those
-// with HTTP, and those of services without any address.
+// wildcardPorts collects the ports with a listener for all addresses.
 func wildcardPorts(in Inputs, v View) map[uint16]struct{} {
 	out := map[uint16]struct{}{}
+	seen := map[uint16]struct{}{}
 	for s := range in.Catalog.Services() {
-		for _, number := range numbers(s) {
-			p, ok := inPlace(in, v, s, number)
-			if ok && (p.Protocol.IsHTTP() || v.Interception != mesh.InterceptNone && hasNoAddress(s, v.Cluster)) {
-				out[number] = struct{}{}
+		for _, p := range s.Ports {
+			if _, again := seen[p.Number]; again {
+				continue
+			}
+			seen[p.Number] = struct{}{}
+			if at := sharePort(in, v, p.Number); at.http || at.streams() && v.Interception != mesh.InterceptNone {
+				out[p.Number] = struct{}{}
 			}
 		}
 	}
@@ -107,10 +107,10 @@ func (Listeners) ListView(v View) View {
 	case v.Dialect == mesh.DialectGRPC:
 		return View{Kind: v.Kind, Dialect: v.Dialect}
 	case v.Kind == mesh.ProxyRouter:
-		return View{Kind: v.Kind, Namespace: v.Namespace, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound}
+		return View{Kind: v.Kind, Namespace: v.Namespace, Labels: v.Labels, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound}
 	}
 	p := View{Kind: v.Kind, Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: v.Namespace,
-		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception)}
+		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception), DNSCapture: v.DNSCapture}
 	if p.Interception == mesh.InterceptNone {
 		p.Inbound = v.Inbound // whose ports are not to be taken
 	}
@@ -127,7 +127,7 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 		}
 		return p
 	case v.Kind == mesh.ProxyRouter:
-		p.Namespace, p.IPv4, p.IPv6, p.Inbound = v.Namespace, v.IPv4, v.IPv6, v.Inbound
+		p.Namespace, p.Labels, p.IPv4, p.IPv6, p.Inbound = v.Namespace, v.Labels, v.IPv4, v.IPv6, v.Inbound
 		return p
 	case name == ListenerVirtualOutbound:
 		p.IPv4, p.IPv6, p.Interception = v.IPv4, v.IPv6, v.Interception
@@ -142,16 +142,21 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 			p.Inbound = v.Inbound
 		}
 		at, ok := parseListenerName(name)
+		p.DNSCapture = ok && v.DNSCapture && autoAddressed(in, at.port)
+		if ok {
+			p.Labels = v.Labels.Only(streamLabels(in, v, at.port))
+		}
 		switch anyone := withoutNamespace(v); {
 		case !ok:
 		case !at.addr.IsUnspecified() && !at.addr.IsLoopback():
 			p.Cluster, p.Network, p.NetworkView = v.Cluster, v.Network, v.NetworkView
 		case boundEgress(in, v, at) != nil:
-		case speaksHTTP(in, v, at.port) && speaksHTTP(in, anyone, at.port):
+		case onlyHTTP(in, v, at.port) && onlyHTTP(in, anyone, at.port):
 			// All see HTTP there, and the listener names no service.
 			if p.Sidecar = policySidecar(in, v); p.Sidecar == (ObjectName{}) {
 				p.Namespace = ""
 			}
+			p.Labels = Labels{}
 		}
 	}
 	if traced(in, v) { // spans name the workload
@@ -196,9 +201,7 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 	}
 	switch v.Kind {
 	case mesh.ProxyRouter:
-		if isAddress && at.addr.String() == wildcard(v) {
-			return buildPassthrough(in, v, at.port)
-		}
+		return routerListener(in, v, name)
 	case mesh.ProxySidecar:
 		switch {
 		case v.Interception == mesh.InterceptNone:
@@ -230,8 +233,9 @@ func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
 	case v.Dialect == mesh.DialectGRPC:
 		return Affected{Names: grpcListenersAffected(v, c)}
 	case v.Kind == mesh.ProxyRouter:
-		return passthroughAffected(in, v, c)
+		return routerAffected(in, v, c)
 	case v.Kind == mesh.ProxySidecar:
+		c = streamsChanged(in, c)
 		names := map[string]struct{}{}
 		for _, n := range boundListeners(in, v) {
 			names[n] = struct{}{}
@@ -262,7 +266,7 @@ func listenersOf(v View, s registry.ServiceChange, names map[string]struct{}) {
 			if redefined {
 				names[listenerName(wildcard(v), p.Number)] = struct{}{}
 				names[listenerName(loopback(v), p.Number)] = struct{}{}
-				for _, a := range svc.Addresses(v.Cluster) {
+				for _, a := range slices.Concat(svc.Addresses(v.Cluster), svc.Lead.AutoAddresses) {
 					names[listenerName(a.String(), p.Number)] = struct{}{}
 				}
 			}

@@ -14,22 +14,6 @@ import (
 // take for HTTP.
 const passthroughChainName = "PassthroughFilterChain"
 
-// wildcardListener makes the listener of a port for all addresses.
-func wildcardListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) {
-	if speaksHTTP(in, v, port) {
-		return httpListener(in, v, port)
-	}
-	s := addressless(in, v, port)
-	if s == nil {
-		return nil, nil
-	}
-	l, err := streamListener(in, v, s, wildcard(v), port)
-	if l != nil {
-		l.AdditionalAddresses = secondWildcard(v, port)
-	}
-	return l, err
-}
-
 // httpListener makes the listener of an HTTP port. Traffic of other protocols
 // to the port goes where it was meant to go, if the mesh allows that.
 func httpListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) {
@@ -88,14 +72,16 @@ func streamListener(in Inputs, v View, s *mesh.Service, addr string, port uint16
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := f.tcp(UpstreamName(DirectionOutbound, port, "", s.Key.Hostname))
+	chains, err := f.streamChains(served{s, p}, nil, nil, chainSet{})
 	if err != nil {
 		return nil, err
 	}
-	bytes := &listenerv3.FilterChain{Filters: tcp, TransportSocketConnectTimeout: duration(connectTimeout)}
 	l := outboundListener(in, addr, port)
 	if p.Protocol != mesh.ProtocolAuto {
-		l.FilterChains = []*listenerv3.FilterChain{bytes}
+		l.FilterChains = chains
+		if named(chains) {
+			l.ListenerFilters = []*listenerv3.ListenerFilter{tlsInspector(nil)}
+		}
 		return l, nil
 	}
 	routes, err := f.http(outboundStat(addr, port), byRDS(sniffedRoute(s.Key.Hostname, port)), false)
@@ -103,8 +89,9 @@ func streamListener(in Inputs, v View, s *mesh.Service, addr string, port uint16
 		return nil, err
 	}
 	l.ListenerFilters = []*listenerv3.ListenerFilter{httpInspector(nil)}
-	l.FilterChains = []*listenerv3.FilterChain{plainHTTPChain(routes)}
-	l.DefaultFilterChain = bytes
+	last := len(chains) - 1 // takes what the others do not
+	l.FilterChains = append([]*listenerv3.FilterChain{plainHTTPChain(routes)}, chains[:last]...)
+	l.DefaultFilterChain = chains[last]
 	return l, nil
 }
 

@@ -130,7 +130,7 @@ func (NameTables) Affected(in Inputs, v View, c *registry.Change) Affected {
 }
 
 // podsNamed reports whether a table may have addresses of the service's pods.
-func podsNamed(s *mesh.Service) bool { return s != nil && s.Lead.Headless() }
+func podsNamed(s *mesh.Service) bool { return s != nil && s.Lead.Headless() && !s.Lead.FromEntry() }
 
 // sameNames reports whether two states of a service give the same to any name
 // table, but for their pods. Most changes of definitions are about ports or
@@ -142,19 +142,16 @@ func sameNames(a, b *mesh.Service) bool {
 	return a.Lead.Resolution == b.Lead.Resolution && a.Lead.Name == b.Lead.Name && registryOf(a) == registryOf(b) &&
 		slices.Equal(a.Lead.ExportTo, b.Lead.ExportTo) &&
 		slices.EqualFunc(a.Clusters, b.Clusters, func(x, y mesh.ClusterID) bool {
-			return x == y && slices.Equal(a.In[x].Addresses, b.In[y].Addresses)
+			return x == y && slices.Equal(a.In[x].Addresses, b.In[y].Addresses) && slices.Equal(a.In[x].AutoAddresses, b.In[y].AutoAddresses)
 		})
 }
 
 func registryOf(s *mesh.Service) string {
-	if s.Lead.Origin.Kind == kindServiceEntry {
+	if s.Lead.FromEntry() {
 		return registryExternal
 	}
 	return registryKubernetes
 }
-
-// kindServiceEntry is the kind of the objects that define hosts outside Kubernetes.
-const kindServiceEntry = "ServiceEntry"
 
 // nameRecord is one name of a table. A name that several records have is that
 // of the best ranked one.
@@ -185,6 +182,9 @@ func nameRecords(in Inputs, v View) []*nameRecord {
 	order := make([]*nameRecord, len(list))
 	for i := range list {
 		order[i] = &list[i]
+		if list[i].service.Key.Hostname.InClusterSet() { // which has no short names
+			list[i].short, list[i].namespace = "", ""
+		}
 	}
 	slices.SortFunc(order, compareNames)
 	out := order[:0]
@@ -212,8 +212,9 @@ func compareNames(a, b *nameRecord) int {
 func appendNames(list []nameRecord, in Inputs, v View, s *mesh.Service) []nameRecord {
 	host := string(s.Key.Hostname)
 	own := nameRecord{host: host, service: s, short: s.Lead.Name, namespace: s.Key.Namespace}
-	if !headless(s, v.Cluster) {
-		if own.addrs = inFamilies(v, s.Addresses(v.Cluster)); len(own.addrs) > 0 {
+	v.DNSCapture = true // who asks for a table resolves names with it
+	if !podsNamed(s) || !headless(s, v.Cluster) {
+		if own.addrs = inFamilies(v, addresses(v, s)); len(own.addrs) > 0 {
 			list = append(list, own)
 		}
 		return list

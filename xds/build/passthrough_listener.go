@@ -8,7 +8,6 @@ import (
 	networkingv1 "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
-	"github.com/isthmus-mesh/isthmus/registry"
 )
 
 // passthroughServer is one port of a router on which TLS is passed on by its
@@ -102,16 +101,6 @@ func (p passthroughServer) serves(s *mesh.Service) bool {
 	})
 }
 
-// passthroughNames lists the names of a router's passthrough listeners.
-func passthroughNames(in Inputs, v View) []string {
-	var out []string
-	for _, s := range passthroughServers(in, v) {
-		out = append(out, listenerName(wildcard(v), s.port))
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
 // passesAnything reports whether any service port is passed on at a port: if
 // not, there is no listener.
 func passesAnything(in Inputs, v View, port uint16) bool {
@@ -128,61 +117,29 @@ func serversAt(in Inputs, v View, port uint16) []passthroughServer {
 	return slices.DeleteFunc(passthroughServers(in, v), func(s passthroughServer) bool { return s.port != port })
 }
 
-// passthroughAffected tells which passthrough listeners a change may concern:
-// each holds every service. What a Gateway was before a change is not known.
-func passthroughAffected(in Inputs, v View, c *registry.Change) Affected {
-	for k := range c.Objects {
-		if k.Kind == mesh.KindGateway {
-			return Affected{All: true}
-		}
-	}
-	for _, s := range c.Services {
-		if s.Aspects.Has(registry.AspectDefinition) {
-			return Affected{Names: passthroughNames(in, v)}
-		}
-	}
-	return Affected{}
-}
-
-// buildPassthrough makes the listener of one passthrough port: for every
-// service port that its servers' hosts name one filter chain by server name
-// and by the protocols that only mesh peers offer, so that nothing but mesh
-// mTLS gets in. The stream is passed to the SNI-DNAT upstream unopened.
-func buildPassthrough(in Inputs, v View, port uint16) (*listenerv3.Listener, error) {
-	servers := serversAt(in, v, port)
-	if len(servers) == 0 {
-		return nil, nil
-	}
-	f, err := newFilters(in, v, DirectionOutbound)
-	if err != nil {
-		return nil, err
-	}
+// passthroughChains makes the chains of one passthrough port: for every service
+// port that its servers' hosts name, and each subset of it, one by server name and
+// by the protocols that only mesh peers offer, so that nothing but mesh mTLS gets
+// in. The stream is passed to the SNI-DNAT upstream unopened.
+func passthroughChains(f *filters, port uint16) ([]*listenerv3.FilterChain, error) {
+	servers := serversAt(f.in, f.v, port)
 	var chains []*listenerv3.FilterChain
-	for _, s := range in.Catalog.SortedServices() {
+	for _, s := range f.in.Catalog.SortedServices() {
 		if !slices.ContainsFunc(servers, func(p passthroughServer) bool { return p.serves(s) }) {
 			continue
 		}
-		for _, p := range passthroughPorts(in, v, s) {
-			chain, err := passthroughChain(f, SNIName(p.Number, "", s.Key.Hostname))
-			if err != nil {
-				return nil, err
+		rule := ruleFor(f.in, f.v, s)
+		for _, p := range passthroughPorts(f.in, f.v, s) {
+			for _, sni := range rule.names(nil, UpstreamID{Direction: DirectionOutbound, Port: p.Number, Host: s.Key.Hostname, SNI: true}) {
+				chain, err := passthroughChain(f, sni)
+				if err != nil {
+					return nil, err
+				}
+				chains = append(chains, chain)
 			}
-			chains = append(chains, chain)
 		}
 	}
-	if len(chains) == 0 {
-		return nil, nil // Envoy takes no listener without filter chains
-	}
-	return &listenerv3.Listener{
-		Name:                                 listenerName(wildcard(v), port),
-		Address:                              socketAddress(wildcard(v), port),
-		AdditionalAddresses:                  secondWildcard(v, port),
-		TrafficDirection:                     outboundTraffic,
-		AccessLog:                            f.listenerLogs,
-		ListenerFilters:                      []*listenerv3.ListenerFilter{tlsInspector(nil)},
-		FilterChains:                         chains,
-		MaxConnectionsToAcceptPerSocketEvent: u32(1),
-	}, nil
+	return chains, nil
 }
 
 func passthroughChain(f *filters, sni string) (*listenerv3.FilterChain, error) {

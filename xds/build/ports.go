@@ -17,8 +17,8 @@ import (
 //   - any other port by a listener on each virtual IP, IP_PORT, or for a headless
 //     service on each pod's address; with a sniffed HTTP chain if the port's
 //     protocol is not declared;
-//   - a port of a service that has no address at all by WILDCARD_PORT, for the
-//     oldest such service and only if nobody speaks HTTP there.
+//   - a port of a service that has ranges of addresses, or no address at all, by
+//     WILDCARD_PORT too (see wildcard.go).
 //
 // A host that several namespaces define is that of one of them for each port
 // (see findServed). Addresses may clash: service ranges of clusters overlap. The same rule decides
@@ -93,12 +93,30 @@ func (c claim) beats(o claim) bool {
 	return older(c.service, o.service) < 0
 }
 
-// vipRank says with what right a service has a virtual IP in a cluster.
-func vipRank(s *mesh.Service, id mesh.ClusterID, addr netip.Addr) uint8 {
-	if !slices.Contains(s.Addresses(id), addr) {
+// addresses lists the virtual IPs of a service for the view's proxies: the
+// service's own, or those that the mesh made up if clients can get to know them.
+func addresses(v View, s *mesh.Service) []netip.Addr {
+	if a := s.Addresses(v.Cluster); len(a) > 0 || !v.DNSCapture {
+		return a
+	}
+	return s.Lead.AutoAddresses
+}
+
+// ownAddresses reports whether a service has virtual IPs that the cluster itself
+// gave it. Those of a ServiceEntry are nobody's: they never win over a cluster's.
+func ownAddresses(s *mesh.Service, id mesh.ClusterID) []netip.Addr {
+	if d := s.In[id]; d != nil && !d.FromEntry() {
+		return d.Addresses
+	}
+	return nil
+}
+
+// vipRank says with what right a service has a virtual IP in the view's cluster.
+func vipRank(v View, s *mesh.Service, addr netip.Addr) uint8 {
+	if !slices.Contains(addresses(v, s), addr) {
 		return claimNone
 	}
-	if d := s.In[id]; d != nil && slices.Contains(d.Addresses, addr) {
+	if slices.Contains(ownAddresses(s, v.Cluster), addr) {
 		return claimVIP
 	}
 	return claimRemoteVIP
@@ -106,7 +124,13 @@ func vipRank(s *mesh.Service, id mesh.ClusterID, addr netip.Addr) uint8 {
 
 // headless reports whether clients of the service dial its pods.
 func headless(s *mesh.Service, id mesh.ClusterID) bool {
-	return s.Lead.Headless() && len(s.Addresses(id)) == 0
+	return s.Lead.Headless() && len(s.Addresses(id)) == 0 && len(s.Lead.Prefixes) == 0 && !anywhere(s)
+}
+
+// anywhere reports whether a service stands for whatever its clients dial: a
+// ServiceEntry that neither has endpoints nor selects any.
+func anywhere(s *mesh.Service) bool {
+	return s.Lead.FromEntry() && s.Lead.Headless() && len(s.Lead.Selector) == 0
 }
 
 // podRank says with what right a headless service's port has a pod's address.
@@ -131,6 +155,9 @@ func endpointRank(v View, e mesh.Endpoint) uint8 {
 // address. Readiness does not count: a listener that came and went with it
 // would cut the connections that it carries.
 func dials(in Inputs, v View, s *mesh.Service, e mesh.Endpoint) bool {
+	if !e.Addr.IsValid() {
+		return false
+	}
 	if v.Network != "" && e.Network != "" && v.Network != e.Network {
 		return false
 	}
@@ -176,7 +203,7 @@ func owner(in Inputs, v View, at place) claim {
 			}
 			c.rank = podRank(in, v, s, p, at.addr)
 		} else {
-			c.rank = vipRank(s, v.Cluster, at.addr)
+			c.rank = vipRank(v, s, at.addr)
 		}
 		if c.rank == claimNone || !c.beats(best) {
 			continue
@@ -210,8 +237,8 @@ func claims(in Inputs, v View) map[place]claim {
 			switch {
 			case !ok:
 			case !pods:
-				for _, a := range s.Addresses(v.Cluster) {
-					add(a, number, claim{s, vipRank(s, v.Cluster, a)})
+				for _, a := range addresses(v, s) {
+					add(a, number, claim{s, vipRank(v, s, a)})
 				}
 			case !p.Protocol.IsHTTP():
 				for _, e := range in.Endpoints.Endpoints(s.Key).Port(p.Name) {
@@ -236,26 +263,11 @@ func numbers(s *mesh.Service) []uint16 {
 	return out
 }
 
-// addressless returns the service that WILDCARD_PORT is for although it speaks
-// no HTTP: the oldest one that has no address to listen on. nil if there is
-// none, or if some service speaks HTTP on the port.
-func addressless(in Inputs, v View, number uint16) *mesh.Service {
-	var best *mesh.Service
-	for _, s := range in.Catalog.OnPort(number) {
-		p, ok := inPlace(in, v, s, number)
-		switch {
-		case !ok:
-		case p.Protocol.IsHTTP():
-			return nil
-		case hasNoAddress(s, v.Cluster) && (best == nil || older(s, best) < 0):
-			best = s
-		}
-	}
-	return best
-}
-
-func hasNoAddress(s *mesh.Service, id mesh.ClusterID) bool {
-	return len(s.Addresses(id)) == 0 && !s.Lead.Headless()
+// hasNoAddress reports whether a service has nothing that could be listened on.
+// An exported Service that no cluster imports is not meant to be: whoever exports
+// one must not take over what others send to its port.
+func hasNoAddress(v View, s *mesh.Service) bool {
+	return !s.Key.Hostname.InClusterSet() && len(addresses(v, s)) == 0 && len(s.Lead.Prefixes) == 0 && (!s.Lead.Headless() || anywhere(s))
 }
 
 // speaksHTTP reports whether the view sees a service with HTTP on the port.

@@ -57,6 +57,8 @@ func drawService(t *rapid.T, id mesh.ClusterID) registry.ServiceState {
 	}
 	if d.Resolution == mesh.ResolutionAlias {
 		d.ExternalName, d.Addresses = rapid.SampledFrom(labHosts).Draw(t, "target"), nil
+	} else if rapid.IntRange(0, 2).Draw(t, "entry") == 0 {
+		drawEntry(t, d)
 	}
 	for i := range rapid.IntRange(1, 3).Draw(t, "ports") {
 		d.Ports = append(d.Ports, mesh.Port{
@@ -68,6 +70,19 @@ func drawService(t *rapid.T, id mesh.ClusterID) registry.ServiceState {
 	st.Definition = d
 	st.Endpoints = drawPods(t, id, d.Ports)
 	return st
+}
+
+// drawEntry makes a definition that of a ServiceEntry.
+func drawEntry(t *rapid.T, d *mesh.Definition) {
+	d.Origin.Kind = string(mesh.KindServiceEntry)
+	d.Resolution = rapid.SampledFrom([]mesh.Resolution{mesh.ResolutionStatic, mesh.ResolutionPassthrough, mesh.ResolutionDNS, mesh.ResolutionDNSRoundRobin}).Draw(t, "entry resolution")
+	d.MeshExternal = rapid.Bool().Draw(t, "external")
+	for _, s := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"10.1.0.0/16", "10.0.0.0/8", "fd00::/64"}), 0, 2, rapid.ID[string]).Draw(t, "ranges") {
+		d.Prefixes = append(d.Prefixes, netip.MustParsePrefix(s))
+	}
+	if len(d.Addresses)+len(d.Prefixes) == 0 && rapid.Bool().Draw(t, "allocated") {
+		d.AutoAddresses = drawAddrs(t, "auto", 2)
+	}
 }
 
 func drawPods(t *rapid.T, id mesh.ClusterID, ports []mesh.Port) []mesh.Endpoint {
@@ -120,6 +135,12 @@ func drawUpdate(t *rapid.T, l *lab) {
 	if rapid.IntRange(0, 3).Draw(t, "with gateway") == 0 {
 		u.Objects = append(u.Objects, drawGateway(t))
 	}
+	if rapid.Bool().Draw(t, "with rule") {
+		u.Objects = append(u.Objects, drawRule(t))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "with hash rule") == 0 {
+		u.Objects = append(u.Objects, drawHashRule(t))
+	}
 	l.sinks[id].Apply(u)
 }
 
@@ -152,6 +173,7 @@ func drawProxy(t *rapid.T) *mesh.Proxy {
 		Locality:     mesh.Locality{Region: rapid.SampledFrom([]string{"", "r1"}).Draw(t, "region")},
 		NodeName:     rapid.SampledFrom([]string{"", "node"}).Draw(t, "node"),
 		MeshID:       "m",
+		DNSCapture:   rapid.Bool().Draw(t, "captures DNS"),
 	}
 	for _, a := range rapid.SampledFrom([][]string{{"10.0.0.3"}, {"fd00::1"}, {"10.0.0.3", "fd00::1"}}).Draw(t, "addresses") {
 		p.Addresses = append(p.Addresses, netip.MustParseAddr(a))
@@ -297,7 +319,7 @@ func TestProxiesWouldTakeEverything(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := drawLab(t)
 		v := DeriveView(l.in(), drawProxy(t), nil)
-		s := validate.Snapshot{Options: validate.Options{GRPC: v.Dialect == mesh.DialectGRPC}}
+		s := validate.Snapshot{Options: validate.Options{GRPC: v.Dialect == mesh.DialectGRPC}, Bootstrap: ruleUpstreams(l.in())}
 		add := func(g Generator, name string) proto.Message {
 			m, err := g.Build(l.in(), v, name)
 			if err != nil || m == nil {

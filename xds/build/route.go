@@ -43,29 +43,40 @@ func (Routes) List(Inputs, View) []string { return nil }
 func (Routes) ListView(View) View { return View{} }
 
 // Project implements [Generator].
-func (Routes) Project(_ Inputs, v View, name string) View {
+func (Routes) Project(in Inputs, v View, name string) View {
 	p := View{Kind: v.Kind, Dialect: istioDialect(v.Dialect), Namespace: v.Namespace, Sidecar: v.Sidecar}
-	if _, ok := parsePort(name); ok && v.Dialect != mesh.DialectGRPC {
+	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC {
+		p.Labels, p.Inbound = v.Labels, v.Inbound
+		return p
+	}
+	if port, ok := parsePort(name); ok && v.Dialect != mesh.DialectGRPC {
 		p.Domain, p.Cluster = v.Domain, v.Cluster
+		p.DNSCapture = v.DNSCapture && autoAddressed(in, port)
+		p.Labels = v.Labels.Only(routeLabels(in, v, aboutPort(in, port, true)))
+	} else if host, ok := routeHost(v, name); ok {
+		p.Labels = v.Labels.Only(routeLabels(in, v, aboutHost(host)))
 	}
 	return p
 }
 
 // Build implements [Generator].
 func (Routes) Build(in Inputs, v View, name string) (proto.Message, error) {
-	r := buildRoutes(in, v, name)
-	if r == nil {
-		return nil, nil // a nil pointer must not become a non-nil message
+	r, err := buildRoutes(in, v, name)
+	if r == nil || err != nil {
+		return nil, err // a nil pointer must not become a non-nil message
 	}
 	return r, nil
 }
 
-func buildRoutes(in Inputs, v View, name string) *routev3.RouteConfiguration {
+func buildRoutes(in Inputs, v View, name string) (*routev3.RouteConfiguration, error) {
 	if v.Dialect == mesh.DialectGRPC {
 		return grpcRoutes(in, v, name)
 	}
+	if v.Kind == mesh.ProxyRouter {
+		return routerRoutes(in, v, name)
+	}
 	if v.Kind != mesh.ProxySidecar {
-		return nil
+		return nil, nil
 	}
 	if port, ok := parsePort(name); ok {
 		return portRoutes(in, v, name, port)
@@ -74,7 +85,17 @@ func buildRoutes(in Inputs, v View, name string) *routev3.RouteConfiguration {
 	if port, ok := parsePort(number); ok {
 		return sniffedRoutes(in, v, name, mesh.Hostname(host), port)
 	}
-	return nil
+	return nil, nil
+}
+
+// routeHost is the host that a route configuration is about alone.
+func routeHost(v View, name string) (mesh.Hostname, bool) {
+	if v.Dialect == mesh.DialectGRPC {
+		id, ok := ParseUpstreamName(name)
+		return id.Host, ok
+	}
+	host, _, ok := strings.Cut(name, ":")
+	return mesh.Hostname(host), ok
 }
 
 // Affected implements [Generator].
@@ -82,6 +103,9 @@ func (Routes) Affected(in Inputs, v View, c *registry.Change) Affected {
 	c, all := sidecarAffected(in, v, c)
 	if all || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
+	}
+	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC {
+		return routerRoutesAffected(in, c)
 	}
 	names := map[string]struct{}{}
 	for _, ch := range c.Services {
@@ -91,9 +115,12 @@ func (Routes) Affected(in Inputs, v View, c *registry.Change) Affected {
 		for _, s := range []*mesh.Service{ch.Before, ch.After} {
 			if s != nil {
 				routesOf(in, v, s, names)
+				unruledPorts(in, v, s, names)
 			}
 		}
 	}
+	leadingToChanged(in, c, func(vs *virtualService) { routesOfRules(in, v, vs, names) })
+	rulesChanged(in, v, c, names)
 	return Affected{Names: slices.Sorted(maps.Keys(names))}
 }
 
@@ -129,24 +156,37 @@ func portRoutesOf(v View, s *mesh.Service, names map[string]struct{}) {
 
 // portRoutes makes the route configuration of an HTTP port; nil if nobody
 // speaks HTTP there.
-func portRoutes(in Inputs, v View, name string, port uint16) *routev3.RouteConfiguration {
+func portRoutes(in Inputs, v View, name string, port uint16) (*routev3.RouteConfiguration, error) {
 	services := httpServices(in, v, port)
 	if len(services) == 0 {
-		return nil
+		return nil, nil
 	}
-	b := newRouteBuilder()
+	b := newRouteBuilder(in, v, port)
 	also := aliases(in, v)
-	taken := allot(v, services, also)
-	hosts := make([]*routev3.VirtualHost, 0, len(services)+1)
+	ruled, err := b.ruledHosts(services, also)
+	if err != nil {
+		return nil, err
+	}
+	taken := allot(v, services, ruled, also)
+	hosts := make([]*routev3.VirtualHost, 0, len(services)+len(ruled)+1)
 	for _, s := range services {
-		if h := b.virtualHost(s.Key.Hostname, port, ownDomains(v, s, also, taken)); h != nil {
+		h, err := b.virtualHost(s.Key.Hostname, ownDomains(v, s, also, taken))
+		if err != nil {
+			return nil, err
+		}
+		if h != nil {
 			hosts = append(hosts, h)
 		}
 	}
-	if _, ok := taken["*"]; !ok { // a service may stand for every host itself
+	for i := range ruled {
+		if h := ruled[i].virtualHost(port, taken); h != nil {
+			hosts = append(hosts, h)
+		}
+	}
+	if _, ok := taken["*"]; !ok { // a service or a rule may stand for every host itself
 		hosts = append(hosts, catchAll(in, v))
 	}
-	return routeConfiguration(name, hosts)
+	return routeConfiguration(name, hosts), nil
 }
 
 // httpServices lists the services with HTTP on a port, by key.
@@ -162,10 +202,15 @@ func httpServices(in Inputs, v View, port uint16) []*mesh.Service {
 }
 
 // allot gives each domain that more than one service might claim to one.
-func allot(v View, services []*mesh.Service, also map[mesh.Hostname][]*mesh.Service) domainSet {
+func allot(v View, services []*mesh.Service, ruled []ruledHost, also map[mesh.Hostname][]*mesh.Service) domainSet {
 	taken := make(domainSet, 6*len(services))
 	for _, s := range services { // hosts are distinct
 		taken.take(string(s.Key.Hostname), s)
+	}
+	for i := range ruled {
+		for _, d := range ruled[i].domains {
+			taken.take(d, &ruled[i])
+		}
 	}
 	ranked := services
 	if !slices.IsSortedFunc(services, older) {
@@ -173,10 +218,10 @@ func allot(v View, services []*mesh.Service, also map[mesh.Hostname][]*mesh.Serv
 	}
 	for own := true; ; own = false { // addresses of the proxy's own cluster first
 		for _, s := range ranked {
-			if (s.In[v.Cluster] != nil && len(s.In[v.Cluster].Addresses) > 0) != own {
+			if len(ownAddresses(s, v.Cluster)) > 0 != own {
 				continue
 			}
-			for _, a := range s.Addresses(v.Cluster) {
+			for _, a := range addresses(v, s) {
 				taken.take(vipDomain(a), s)
 			}
 		}
@@ -209,7 +254,7 @@ func allot(v View, services []*mesh.Service, also map[mesh.Hostname][]*mesh.Serv
 func serviceNames(out []string, v View, s *mesh.Service) []string {
 	from := len(out)
 	out = hostDomains(out, string(s.Key.Hostname), v.Namespace, v.Domain)
-	if s.Lead.Headless() && !strings.HasPrefix(out[from], "*") {
+	if s.Lead.Headless() && !s.Lead.FromEntry() && !strings.HasPrefix(out[from], "*") {
 		for _, n := range out[from:] {
 			out = append(out, "*."+n)
 		}
@@ -220,7 +265,7 @@ func serviceNames(out []string, v View, s *mesh.Service) []string {
 // ownDomains lists the domains that were allotted to a service: its names,
 // those of its aliases, its addresses.
 func ownDomains(v View, s *mesh.Service, also map[mesh.Hostname][]*mesh.Service, taken domainSet) []string {
-	addrs := s.Addresses(v.Cluster)
+	addrs := addresses(v, s)
 	out := serviceNames(make([]string, 0, 5+len(addrs)), v, s)
 	for _, a := range also[s.Key.Hostname] {
 		out = hostDomains(out, string(a.Key.Hostname), v.Namespace, v.Domain)
@@ -240,11 +285,14 @@ func ownDomains(v View, s *mesh.Service, also map[mesh.Hostname][]*mesh.Service,
 
 // sniffedRoutes makes the route configuration of one service's port: the
 // listener has told the service apart already, so every host is meant for it.
-func sniffedRoutes(in Inputs, v View, name string, host mesh.Hostname, port uint16) *routev3.RouteConfiguration {
+func sniffedRoutes(in Inputs, v View, name string, host mesh.Hostname, port uint16) (*routev3.RouteConfiguration, error) {
 	found, ok := findServed(in, v, host, port)
 	if !ok || found.port.Protocol != mesh.ProtocolAuto {
-		return nil
+		return nil, nil
 	}
-	h := newRouteBuilder().virtualHost(host, port, []string{"*"})
-	return routeConfiguration(name, []*routev3.VirtualHost{h})
+	h, err := newRouteBuilder(in, v, port).virtualHost(host, []string{"*"})
+	if err != nil {
+		return nil, err
+	}
+	return routeConfiguration(name, []*routev3.VirtualHost{h}), nil
 }

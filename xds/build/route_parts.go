@@ -1,10 +1,9 @@
 package build
 
 import (
-	"strconv"
+	"fmt"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -13,10 +12,6 @@ import (
 const (
 	// maxDirectResponse bounds bodies of direct responses, in bytes.
 	maxDirectResponse = 1 << 20
-	// retryOn are the failures after which a request is safe to send again.
-	retryOn = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
-	// hostAttempts is how often a retry may look for a host not tried before.
-	hostAttempts = 5
 	// blockedStatus answers requests to hosts outside the mesh where only known
 	// ones are allowed.
 	blockedStatus = 502
@@ -36,55 +31,84 @@ func routeConfiguration(name string, hosts []*routev3.VirtualHost) *routev3.Rout
 	}
 }
 
-// routeBuilder makes virtual hosts that share their constant parts. The parts
-// are never changed after they are made.
+// routeBuilder makes the virtual hosts of one route configuration, which share
+// their constant parts. The parts are never changed after they are made.
 type routeBuilder struct {
+	routeScope
+	rules      *boundRules
+	translated map[*virtualService][]*routev3.Route
 	everything *routev3.RouteMatch
 	retry      *routev3.RetryPolicy
 	zero       *durationpb.Duration
 }
 
-func newRouteBuilder() *routeBuilder {
+func newRouteBuilder(in Inputs, v View, port uint16) *routeBuilder {
 	return &routeBuilder{
-		everything: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		routeScope: routeScope{in: in, v: v, gateway: meshGateway, port: port},
+		rules:      ruleTables(in).bound[meshGateway],
+		translated: map[*virtualService][]*routev3.Route{},
+		everything: everyRequest(),
 		zero:       duration(0),
-		retry: &routev3.RetryPolicy{
-			RetryOn:                       retryOn,
-			NumRetries:                    u32(2),
-			HostSelectionRetryMaxAttempts: hostAttempts,
-			RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
-				Name: "envoy.retry_host_predicates.previous_hosts",
-				ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
-					TypedConfig: mustAny(&previoushostsv3.PreviousHostsPredicate{}),
-				},
-			}},
-		},
+		retry:      retryPolicy(in.Catalog.Settings.Mesh.GetDefaultHttpRetryPolicy(), false),
 	}
 }
 
-// virtualHost routes everything for some domains to a service's port; nil if
-// no domain is left for it.
-func (b *routeBuilder) virtualHost(host mesh.Hostname, port uint16, domains []string) *routev3.VirtualHost {
+// rulesOf translates a VirtualService once.
+func (b *routeBuilder) rulesOf(vs *virtualService) ([]*routev3.Route, error) {
+	if r, ok := b.translated[vs]; ok {
+		return r, nil
+	}
+	r, err := translateHTTP(&b.routeScope, vs)
+	if err != nil {
+		return nil, fmt.Errorf("translate %s: %w", vs.object.Origin, err)
+	}
+	b.translated[vs] = r
+	return r, nil
+}
+
+// routesOf makes the routes of a service: those of the first of its
+// VirtualServices that says anything here, else one that takes everything to it.
+func (b *routeBuilder) routesOf(host mesh.Hostname) ([]*routev3.Route, error) {
+	for _, vs := range b.rules.forHost(b.in, b.v, host) {
+		if r, err := b.rulesOf(vs); len(r) > 0 || err != nil {
+			return r, err
+		}
+	}
+	return []*routev3.Route{b.straight(host)}, nil
+}
+
+// straight is the route that takes everything to a service.
+func (b *routeBuilder) straight(host mesh.Hostname) *routev3.Route {
+	upstream := UpstreamID{Direction: DirectionOutbound, Port: b.port, Host: host}
+	a := &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: upstream.String()},
+		Timeout:          b.zero,
+		MaxGrpcTimeout:   b.zero, //nolint:staticcheck // what Istio's proxies of all versions read
+		RetryPolicy:      b.retry,
+	}
+	if h := destinationHash(b.in, b.v, upstream); h != nil {
+		a.HashPolicy = []*routev3.RouteAction_HashPolicy{h}
+	}
+	return &routev3.Route{
+		Name:      defaultRoute,
+		Match:     b.everything,
+		Decorator: &routev3.Decorator{Operation: sniffedRoute(host, b.port) + "/*"},
+		Action:    &routev3.Route_Route{Route: a},
+	}
+}
+
+// virtualHost has the routes of a service's port for some domains; nil if no
+// domain is left for it.
+func (b *routeBuilder) virtualHost(host mesh.Hostname, domains []string) (*routev3.VirtualHost, error) {
 	if len(domains) == 0 {
-		return nil
+		return nil, nil
 	}
-	operation := string(host) + ":" + strconv.Itoa(int(port)) + "/*"
-	return &routev3.VirtualHost{
-		Name:                       operation[:len(operation)-len("/*")],
-		Domains:                    domains,
-		IncludeRequestAttemptCount: true,
-		Routes: []*routev3.Route{{
-			Name:      defaultRoute,
-			Match:     b.everything,
-			Decorator: &routev3.Decorator{Operation: operation},
-			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: UpstreamName(DirectionOutbound, port, "", host)},
-				Timeout:          b.zero,
-				MaxGrpcTimeout:   b.zero, //nolint:staticcheck // what Istio's proxies of all versions read
-				RetryPolicy:      b.retry,
-			}},
-		}},
-	}
+	routes, err := b.routesOf(host)
+	return routedHost(host, b.port, domains, routes), err
+}
+
+func routedHost(host mesh.Hostname, port uint16, domains []string, routes []*routev3.Route) *routev3.VirtualHost {
+	return &routev3.VirtualHost{Name: sniffedRoute(host, port), Domains: domains, IncludeRequestAttemptCount: true, Routes: routes}
 }
 
 // catchAll is the virtual host for hosts that the mesh does not know: they are

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	networking "istio.io/api/networking/v1alpha3"
+
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
 )
@@ -17,13 +19,21 @@ type Selection struct {
 	Groups []Group
 	// Candidates are all endpoints with the decision about each.
 	Candidates []Candidate
+	// Undrained says that drains were not heeded, because nothing else is ready.
+	Undrained bool
 }
 
 // Group is what is dialled in one locality. Gateways are in the locality of the
 // endpoints that they stand for, not in their own.
 type Group struct {
 	Locality mesh.Locality
-	Entries  []Entry
+	// Priority is 0 for what gets the traffic, and greater for what gets it when
+	// nothing before is healthy.
+	Priority uint32
+	// Share is the locality's weight if a rule sets it, 0 if it is the sum of the
+	// entries' weights.
+	Share   uint32
+	Entries []Entry
 }
 
 // Entry is one address to dial: an endpoint's own or that of a gateway. Exactly
@@ -32,6 +42,8 @@ type Entry struct {
 	Endpoint *mesh.Endpoint
 	Gateway  *mesh.NetworkGateway
 	Weight   uint32
+	// plain says that mesh mTLS is not spoken although the endpoint could.
+	plain bool
 }
 
 // Address is what is dialled.
@@ -59,12 +71,14 @@ func addrPortText(a netip.Addr, port uint16) string {
 //     the weight of all endpoints it stands for;
 //   - else nothing. An address that cannot be routed is never sent.
 func Select(in Inputs, v View, svc *mesh.Service, port mesh.Port) Selection {
-	return selection(in, v, svc, port, false)
+	return selection(in, v, served{svc, port}, "", false)
 }
 
-// selection is [Select], or the same for the SNI-DNAT upstream of a gateway.
-func selection(in Inputs, v View, svc *mesh.Service, port mesh.Port, sni bool) Selection {
-	s := newSelector(in, v, svc, sni)
+// selection is [Select] for a subset, "" for the whole service, or for the
+// SNI-DNAT upstream of a gateway.
+func selection(in Inputs, v View, at served, subset string, sni bool) Selection {
+	s := newSelector(in, v, at, subset, sni)
+	svc, port := at.service, at.port
 	set := in.Endpoints.Endpoints(svc.Key)
 	list := set.Port(port.Name)
 	out := Selection{Groups: s.plan(list).expand(), Candidates: make([]Candidate, 0, len(list))}
@@ -74,9 +88,15 @@ func selection(in Inputs, v View, svc *mesh.Service, port mesh.Port, sni bool) S
 		if r != nil {
 			c.Verdict.Gateways = r.gateways
 		}
+		if code.Kept() {
+			c.Weight = s.weight(&list[i], r)
+		}
+		if code == VerdictSubset {
+			c.Verdict.Subset = s.subset
+		}
 		out.Candidates = append(out.Candidates, c)
 	}
-	return Selection{Groups: out.Groups, Candidates: append(out.Candidates, misnamed(set, svc, port)...)}
+	return Selection{Groups: out.Groups, Undrained: s.undrained, Candidates: append(out.Candidates, misnamed(set, svc, port)...)}
 }
 
 // misnamed lists the endpoints of clusters that give the port's number another
@@ -105,11 +125,23 @@ type selector struct {
 	clusterLocal bool
 	nodeLocal    bool
 	sni          bool
+	names        bool // endpoints may be names that the proxy looks up
 	autoMTLS     bool
 	dropPlain    bool
-	scale        uint32
-	routes       []route
-	last         int
+	// subset is what endpoints must belong to, nil if there is no such condition.
+	subset *networking.Subset
+	// ruled says that a DestinationRule asks for plain text or for TLS that is not
+	// the mesh's: then no endpoint is dialled with mesh mTLS.
+	ruled bool
+	scale uint32
+	// weights drain clusters and networks; drained says that something was left out
+	// for that, and undrained that it is not to be, because nothing else is ready.
+	weights            mesh.Weights
+	drained, undrained bool
+	// prefer is what the client prefers by where it is.
+	prefer preference
+	routes []route
+	last   int
 	// few holds the routes of most selections.
 	few [4]route
 }
@@ -120,17 +152,23 @@ type route struct {
 	cluster  mesh.ClusterID
 	code     VerdictCode
 	gateways []mesh.NetworkGateway
+	// weight is what is left of the endpoints' weights, in percent.
+	weight uint32
 }
 
-func newSelector(in Inputs, v View, svc *mesh.Service, sni bool) *selector {
-	s := &selector{v: v, catalog: in.Catalog, sni: sni, nodeLocal: svc.Lead.NodeLocal, autoMTLS: autoMTLS(in),
-		clusterLocal: clusterLocal(in.Catalog.Settings, svc.Key.Hostname), scale: in.Catalog.WeightScale()}
-	s.routes = s.few[:0]
+func newSelector(in Inputs, v View, at served, subset string, sni bool) *selector {
+	svc := at.service
+	policy, rule := trafficPolicy(in, v, at, subset)
+	s := &selector{subset: rule.subset(subset), ruled: tlsDisabled(policy), prefer: localityPreference(in, at, policy),
+		v: v, catalog: in.Catalog, sni: sni, nodeLocal: svc.Lead.NodeLocal, autoMTLS: autoMTLS(in),
+		clusterLocal: clusterLocal(in.Catalog.Settings, svc.Key.Hostname), scale: weightScale(in.Catalog), weights: in.Catalog.Settings.Weights}
+	s.routes, s.names = s.few[:0], resolves(svc)
 	if v.NetworkView != "" {
 		s.views = strings.Split(v.NetworkView, ",")
 	}
 	if v.Dialect == mesh.DialectGRPC {
-		s.dropPlain = s.autoMTLS && anyMTLS(in.Endpoints.Endpoints(svc.Key))
+		forced := policy.GetTls() != nil && !s.ruled
+		s.dropPlain = forced || s.autoMTLS && !s.ruled && anyMTLS(in.Endpoints.Endpoints(svc.Key))
 	}
 	return s
 }
@@ -140,6 +178,9 @@ func newSelector(in Inputs, v View, svc *mesh.Service, sni bool) *selector {
 // a cluster and network.
 func (s *selector) decide(e *mesh.Endpoint) (VerdictCode, *route) {
 	w := e.Workload
+	if s.subset != nil && !inSubset(e, s.subset) {
+		return VerdictSubset, nil
+	}
 	if s.clusterLocal && w.Cluster != s.v.Cluster {
 		return VerdictClusterLocal, nil
 	}
@@ -151,25 +192,96 @@ func (s *selector) decide(e *mesh.Endpoint) (VerdictCode, *route) {
 	case r.code == VerdictNetworkView:
 		return VerdictNetworkView, nil
 	case r.code == VerdictDirect:
-		return s.direct(e), nil
+		if code := s.direct(e); code != VerdictDirect || !s.drains(r) {
+			return code, r
+		}
+		return VerdictDrained, nil
+	case r.code == VerdictGateway && s.ruled:
+		return VerdictGatewayRule, r
 	case r.code == VerdictGateway && (!w.MTLS || !s.autoMTLS):
 		return VerdictGatewayNotMTLS, r
 	case r.code == VerdictGateway && (e.Health == mesh.HealthNotReady || e.Health == mesh.HealthDraining):
 		return VerdictGatewayNotReady, r
+	case r.code == VerdictGateway && s.drains(r):
+		return VerdictDrained, r
 	}
 	return r.code, r
 }
 
+// drains reports whether the endpoints of a route are left out because their
+// cluster or network is drained.
+func (s *selector) drains(r *route) bool {
+	if r.weight != 0 || s.undrained {
+		return false
+	}
+	s.drained = true
+	return true
+}
+
+// weight is an endpoint's weight in the unit of its assignment.
+func (s *selector) weight(e *mesh.Endpoint, r *route) uint32 {
+	w := scaled(e.Weight, s.scale)
+	if r.weight == 0 || r.weight == fullWeight {
+		return w
+	}
+	return max(uint32(uint64(w)*uint64(r.weight)/fullWeight), 1)
+}
+
 func (s *selector) direct(e *mesh.Endpoint) VerdictCode {
 	switch {
-	case !s.speaks(e.Addr):
+	case !e.Addr.IsValid() && !s.named(e.Workload.Host):
+		return VerdictNoAddress
+	case e.Addr.IsValid() && !s.speaks(e.Addr):
 		return VerdictFamily
+	case s.sni && s.ruled:
+		return VerdictSNIRule
 	case s.sni && !e.Workload.MTLS:
 		return VerdictSNINotMTLS
 	case s.dropPlain && !e.Workload.MTLS:
 		return VerdictMixedTLS
 	}
 	return VerdictDirect
+}
+
+// named reports whether the proxy can dial what has no address: a socket on its
+// own machine, or a name that it looks up.
+func (s *selector) named(host string) bool {
+	if strings.HasPrefix(host, socketPrefix) {
+		return s.v.Dialect != mesh.DialectGRPC && !s.names
+	}
+	return s.names && host != ""
+}
+
+// inSubset reports whether an endpoint has the labels of a subset. Where it is
+// counts as labels too.
+func inSubset(e *mesh.Endpoint, subset *networking.Subset) bool {
+	w := e.Workload
+	for key, want := range subset.GetLabels() {
+		var got string
+		switch key {
+		case labelRegion:
+			got = w.Locality.Region
+		case labelZone:
+			got = w.Locality.Zone
+		case labelSubZone:
+			got = w.Locality.SubZone
+		case labelNetwork:
+			got = string(e.Network)
+		case labelCluster:
+			got = string(w.Cluster)
+		case labelNode:
+			got = w.Node
+		default:
+			if l, ok := w.Labels[key]; !ok || l != want {
+				return false
+			}
+			continue
+		}
+		if got == "" || got != want {
+			return false
+		}
+	}
+	return true
 }
 
 // speaks reports whether the proxy has an address of the family; one that names
@@ -201,7 +313,7 @@ func (s *selector) route(n mesh.NetworkID, c mesh.ClusterID) *route {
 }
 
 func (s *selector) newRoute(n mesh.NetworkID, c mesh.ClusterID) route {
-	r := route{network: n, cluster: c}
+	r := route{network: n, cluster: c, weight: s.weights.Of(c, n)}
 	if n != "" && len(s.views) > 0 && !slices.Contains(s.views, string(n)) {
 		r.code = VerdictNetworkView
 		return r

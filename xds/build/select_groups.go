@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -14,12 +15,20 @@ type plan struct {
 	candidates []mesh.Endpoint
 	gateways   []*mesh.NetworkGateway
 	groups     []planned
+	// plain says that a DestinationRule takes mesh mTLS off all endpoints.
+	plain bool
+	// ready says that something that is kept takes requests.
+	ready bool
 }
 
 // planned is what is dialled in one locality.
 type planned struct {
 	locality mesh.Locality
 	picks    []pick
+	// priority is 0 for what is preferred; the next ones are for when that fails.
+	priority uint32
+	// share is the locality's weight where it is not the sum of its picks', else 0.
+	share uint32
 }
 
 // pick is one address to dial: candidates[at], or gateways[at-len(candidates)].
@@ -27,6 +36,9 @@ type pick struct{ at, weight uint32 }
 
 // weight is the sum of the weights of a locality.
 func (g *planned) weight() uint32 {
+	if g.share != 0 {
+		return g.share
+	}
 	var sum uint32
 	for _, x := range g.picks {
 		sum = add(sum, x.weight)
@@ -39,7 +51,7 @@ func (p *plan) entry(x pick) Entry {
 	if i := int(x.at) - len(p.candidates); i >= 0 {
 		return Entry{Gateway: p.gateways[i], Weight: x.weight}
 	}
-	return Entry{Endpoint: &p.candidates[x.at], Weight: x.weight}
+	return Entry{Endpoint: &p.candidates[x.at], Weight: x.weight, plain: p.plain}
 }
 
 // expand gives a plan the form of [Selection].
@@ -50,7 +62,7 @@ func (p *plan) expand() []Group {
 		for i, x := range g.picks {
 			e[i] = p.entry(x)
 		}
-		out = append(out, Group{Locality: g.locality, Entries: e})
+		out = append(out, Group{Locality: g.locality, Priority: g.priority, Share: g.share, Entries: e})
 	}
 	return out
 }
@@ -77,7 +89,17 @@ const usualLocalities = 4
 // localities in order, within each the endpoints in the order of candidates,
 // then the gateways by address.
 func (s *selector) plan(candidates []mesh.Endpoint) *plan {
-	p := &plan{candidates: candidates}
+	if p := s.gather(candidates); s.undrained || !s.drained || p.ready {
+		return s.arranged(p)
+	}
+	// Nothing that is left is ready: the drained endpoints are better than none.
+	s.undrained = true
+	return s.arranged(s.gather(candidates))
+}
+
+// gather decides about all candidates and puts what is kept into groups.
+func (s *selector) gather(candidates []mesh.Endpoint) *plan {
+	p := &plan{candidates: candidates, plain: s.ruled}
 	flat := make([]placed, 0, len(candidates))
 	buckets := make([]bucket, 0, usualLocalities)
 	cur := -1
@@ -90,7 +112,8 @@ func (s *selector) plan(candidates []mesh.Endpoint) *plan {
 		if cur < 0 || buckets[cur].locality != e.Workload.Locality {
 			buckets, cur = bucketOf(buckets, e.Workload.Locality)
 		}
-		w := scaled(e.Weight, s.scale)
+		p.ready = p.ready || e.Health == mesh.HealthReady || e.Health == mesh.HealthUnknown
+		w := s.weight(e, r)
 		if code == VerdictGateway {
 			p.through(&buckets[cur], r.gateways, w)
 			continue
@@ -99,6 +122,12 @@ func (s *selector) plan(candidates []mesh.Endpoint) *plan {
 		buckets[cur].direct++
 	}
 	p.assemble(buckets, flat)
+	return p
+}
+
+// arranged orders a plan by what the client prefers and what it can take.
+func (s *selector) arranged(p *plan) *plan {
+	p.arrange(s.v, s.prefer)
 	if s.v.Dialect == mesh.DialectGRPC {
 		p.distinct()
 	}
@@ -156,7 +185,7 @@ func (p *plan) assemble(buckets []bucket, flat []placed) {
 	for _, i := range order {
 		b := &buckets[i]
 		end := at + b.direct + len(b.gateways)
-		p.groups = append(p.groups, planned{b.locality, all[at:end:end]})
+		p.groups = append(p.groups, planned{locality: b.locality, picks: all[at:end:end]})
 		copy(all[at+b.direct:end], b.gateways)
 		b.at, at = at, end
 	}
@@ -175,23 +204,36 @@ func (p *plan) byAddress(a, b pick) int {
 // distinct makes every address occur once, for clients that reject an
 // assignment otherwise (gRPC). An address that occurs in several localities, as
 // a gateway does that stands for several, is kept in the first of them by order
-// with the weight of all; so the share of traffic through the address stays
+// with the weight of all of one priority; so the share of traffic through the address stays
 // right, and its locality is that of some of its endpoints.
 func (p *plan) distinct() {
-	seen := map[netip.AddrPort]*pick{}
-	for i := range p.groups {
-		kept := p.groups[i].picks[:0]
-		for _, x := range p.groups[i].picks {
+	type place struct {
+		pick     *pick
+		priority uint32
+	}
+	seen := map[netip.AddrPort]place{}
+	order := make([]int, len(p.groups))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.groups[a].priority, p.groups[b].priority) })
+	for _, i := range order {
+		g := &p.groups[i]
+		kept := g.picks[:0]
+		for _, x := range g.picks {
 			e := p.entry(x)
 			addr := e.Address()
 			if first, dup := seen[addr]; dup {
-				first.weight = add(first.weight, x.weight)
+				if first.priority == g.priority {
+					first.pick.weight = add(first.pick.weight, x.weight)
+				}
 				continue
 			}
 			kept = append(kept, x)
-			seen[addr] = &kept[len(kept)-1]
+			seen[addr] = place{&kept[len(kept)-1], g.priority}
 		}
-		p.groups[i].picks = kept
+		g.picks = kept
 	}
 	p.groups = slices.DeleteFunc(p.groups, func(g planned) bool { return len(g.picks) == 0 })
+	p.dense()
 }

@@ -232,7 +232,7 @@ func TestSNIUpstreamsLeadToMTLSOnly(t *testing.T) {
 	webPod(l, "c1", "10.0.0.1")
 	webPod(l, "c1", "10.0.0.2", plain)
 	s := l.in().Catalog.Service(webKey)
-	sel := selection(l.in(), viewOn("n1"), s, s.Ports[0], true)
+	sel := selection(l.in(), viewOn("n1"), served{s, s.Ports[0]}, "", true)
 	require.Equal(t, map[string]uint32{" 10.0.0.1:80": 1}, sent(sel))
 	require.Equal(t, VerdictSNINotMTLS, sel.Candidates[1].Verdict.Code)
 }

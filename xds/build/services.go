@@ -15,7 +15,8 @@ type served struct {
 
 // findServed finds the service port that upstreams of a host and port number
 // lead to. A host may be defined by several namespaces: the view's own goes
-// first, then the first by name.
+// first, then those that a Kubernetes Service defines, so that nobody takes its
+// host over by a ServiceEntry, then the first by name.
 func findServed(in Inputs, v View, host mesh.Hostname, port uint16) (served, bool) {
 	var found served
 	for _, s := range in.Catalog.Host(host) {
@@ -23,33 +24,50 @@ func findServed(in Inputs, v View, host mesh.Hostname, port uint16) (served, boo
 		if !ok || !sees(in, v, s) || admit(in, v, s, port) == 0 {
 			continue
 		}
-		if found.service == nil || s.Key.Namespace == v.Namespace {
+		own := s.Key.Namespace == v.Namespace
+		if found.service == nil || own || found.service.Key.Namespace != v.Namespace && found.service.Lead.FromEntry() && !s.Lead.FromEntry() {
 			found = served{s, p}
 		}
 	}
 	return found, found.service != nil
 }
 
-// scope is a namespace that stands for the view's: one that finds the same
-// service port. Most services are visible to all, so that "" does.
-func scope(in Inputs, v View, host mesh.Hostname, port uint16) string {
-	want, _ := findServed(in, v, host, port)
-	tries := []string{""}
-	if want.service != nil {
-		tries = append(tries, want.service.Key.Namespace)
-	}
-	for _, ns := range tries {
-		w := v
-		if w.Namespace = ns; same(in, w, host, port, want) {
-			return ns
-		}
-	}
-	return v.Namespace
+// found is what a view finds under a host and port: the service port and the
+// rule about the service. Two that are equal are the same.
+type found struct {
+	served
+	rule *destinationRule
 }
 
-func same(in Inputs, v View, host mesh.Hostname, port uint16, want served) bool {
-	got, _ := findServed(in, v, host, port)
-	return got == want
+func find(in Inputs, v View, host mesh.Hostname, port uint16) found {
+	at, ok := findServed(in, v, host, port)
+	if !ok {
+		return found{}
+	}
+	return found{at, ruleFor(in, v, at.service)}
+}
+
+// narrow reduces a view to the least that finds the same under a host and port:
+// of its namespace, labels and Sidecar. Most services and rules are visible to
+// all, so that nothing is left.
+func narrow(in Inputs, v View, host mesh.Hostname, port uint16) View {
+	want := find(in, v, host, port)
+	whole := View{Namespace: v.Namespace, Sidecar: v.Sidecar}
+	if v.Labels != (Labels{}) {
+		whole.Labels = v.Labels.Only(ruleSelectors(in, v.Namespace, host))
+	}
+	spaces := []string{"", v.Namespace}
+	if want.service != nil {
+		spaces = []string{"", want.service.Key.Namespace, v.Namespace}
+	}
+	for _, try := range []View{{}, {Labels: whole.Labels}, {Sidecar: whole.Sidecar}} {
+		for _, ns := range spaces {
+			if try.Namespace = ns; find(in, try, host, port) == want {
+				return try
+			}
+		}
+	}
+	return whole
 }
 
 // families keeps what a choice by address family depends on: a proxy that has
@@ -78,10 +96,21 @@ func changedPorts(c registry.ServiceChange) []uint16 {
 }
 
 // changedNames appends the names of all upstreams of the ports that a service
-// had or has, in both forms.
-func changedNames(out []string, host mesh.Hostname, c registry.ServiceChange) []string {
+// had or has.
+func changedNames(in Inputs, out []string, host mesh.Hostname, c registry.ServiceChange) []string {
+	subsets := ruleSubsets(in, host)
 	for _, p := range changedPorts(c) {
-		out = append(out, UpstreamName(DirectionOutbound, p, "", host), SNIName(p, "", host))
+		out = upstreamNames(out, host, p, subsets)
+	}
+	return out
+}
+
+// upstreamNames appends the names of the upstreams of a port, for the whole
+// service and for the subsets, in both forms.
+func upstreamNames(out []string, host mesh.Hostname, port uint16, subsets []string) []string {
+	out = append(out, UpstreamName(DirectionOutbound, port, "", host), SNIName(port, "", host))
+	for _, s := range subsets {
+		out = append(out, UpstreamName(DirectionOutbound, port, s, host), SNIName(port, s, host))
 	}
 	return out
 }

@@ -51,17 +51,18 @@ func (Upstreams) List(in Inputs, v View) []string {
 		if !sees(in, v, s) {
 			continue
 		}
+		rule := ruleFor(in, v, s)
 		for _, p := range servedPorts(s) {
-			if admit(in, v, s, p.Number) != 0 {
-				out = append(out, UpstreamName(DirectionOutbound, p.Number, "", s.Key.Hostname))
+			if _, ok := serves(in, v, s, p.Number); ok {
+				out = rule.names(out, UpstreamID{Direction: DirectionOutbound, Port: p.Number, Host: s.Key.Hostname})
 			}
 		}
 		if !slices.ContainsFunc(servers, func(srv passthroughServer) bool { return srv.serves(s) }) {
 			continue
 		}
 		for _, p := range passthroughPorts(in, v, s) {
-			if at, ok := findServed(in, v, s.Key.Hostname, p.Number); ok && at.service == s {
-				out = append(out, SNIName(p.Number, "", s.Key.Hostname))
+			if _, ok := serves(in, v, s, p.Number); ok {
+				out = rule.names(out, UpstreamID{Direction: DirectionOutbound, Port: p.Number, Host: s.Key.Hostname, SNI: true})
 			}
 		}
 	}
@@ -78,7 +79,7 @@ func (Upstreams) List(in Inputs, v View) []string {
 
 // ListView implements [Generator].
 func (Upstreams) ListView(v View) View {
-	out := View{Namespace: v.Namespace, Sidecar: v.Sidecar}
+	out := View{Namespace: v.Namespace, Sidecar: v.Sidecar, Labels: v.Labels}
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
 		out.Dialect = v.Dialect
@@ -98,7 +99,7 @@ func (Upstreams) Project(in Inputs, v View, name string) View {
 	}
 	id, ok := parseAnyName(name)
 	switch {
-	case !ok || id.Subset != "":
+	case !ok:
 		return View{}
 	case id.SNI:
 		return projectSNI(in, v, id)
@@ -127,7 +128,7 @@ func buildUpstream(in Inputs, v View, name string) (*clusterv3.Cluster, error) {
 	}
 	id, ok := parseAnyName(name)
 	switch {
-	case !ok || id.Subset != "":
+	case !ok:
 		return nil, nil
 	case id.SNI:
 		return sniUpstream(in, v, id), nil
@@ -154,9 +155,20 @@ func (Upstreams) Affected(in Inputs, v View, c *registry.Change) Affected {
 	}
 	var out Affected
 	for k, s := range c.Services {
-		if s.Aspects.Has(registry.AspectDefinition|registry.AspectIdentities) || securityChanged(v, s) {
-			out.Names = changedNames(out.Names, k.Hostname, s)
+		if s.Aspects.Has(registry.AspectDefinition|registry.AspectIdentities) || securityChanged(v, s) || resolves(s.After) {
+			out.Names = changedNames(in, out.Names, k.Hostname, s)
 		}
+	}
+	if c.Scope.Has(registry.ScopeNetworks) { // endpoints that stand in the upstream may be reached another way
+		for s := range in.Catalog.Services() {
+			if resolves(s) {
+				out.Names = changedNames(in, out.Names, s.Key.Hostname, registry.ServiceChange{After: s})
+			}
+		}
+	}
+	out.Names = ruleNames(in, out.Names, c)
+	if v.Kind == mesh.ProxySidecar && v.Dialect != mesh.DialectGRPC {
+		out.Names = servingRuled(in, out.Names, c)
 	}
 	slices.Sort(out.Names)
 	out.Names = slices.Compact(out.Names)
@@ -181,50 +193,64 @@ func securityChanged(v View, s registry.ServiceChange) bool {
 }
 
 // dialsOriginal reports whether sidecars dial the original destination for a
-// service: one that is headless in every cluster.
-func dialsOriginal(s *mesh.Service) bool { return headless(s, "") }
+// service: one that is headless in every cluster, or a ServiceEntry without
+// resolution.
+func dialsOriginal(s *mesh.Service) bool {
+	return headless(s, "") || s.Lead.FromEntry() && s.Lead.Headless()
+}
+
+// resolves reports whether proxies look up a service's endpoints by name: then
+// they stand in the upstream itself.
+func resolves(s *mesh.Service) bool { return s != nil && s.Lead.Resolution.ByName() }
 
 func projectOutbound(in Inputs, v View, id UpstreamID) View {
-	p := View{Namespace: scope(in, v, id.Host, id.Port)}
-	at, ok := findServed(in, v, id.Host, id.Port)
+	p := narrow(in, v, id.Host, id.Port)
+	x, ok := findUpstream(in, v, id)
 	if !ok {
 		return p
 	}
 	p.Dialect = v.Dialect
-	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC && (at.port.Protocol == mesh.ProtocolAuto || dialsOriginal(at.service)) {
+	if resolves(x.service) {
+		p = withSelection(in, v, p, id, x.served)
+	}
+	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC &&
+		(x.port.Protocol == mesh.ProtocolAuto || dialsOriginal(x.service) || secretElsewhere(View{}, x)) {
 		p.Kind = v.Kind
 	}
 	return p
 }
 
 func outboundUpstream(in Inputs, v View, id UpstreamID) (*clusterv3.Cluster, error) {
-	at, ok := findServed(in, v, id.Host, id.Port)
+	x, ok := findUpstream(in, v, id)
 	if !ok {
 		return nil, nil
 	}
-	u := newUpstream(in, id.String())
-	u.CommonLbConfig = neverPanic()
-	u.CircuitBreakers = noLimits()
-	u.Metadata = serviceMetadata(string(at.service.Key.Hostname), at.service.Lead.Name, at.service.Key.Namespace)
-	u.Filters = peerExchange(v.Dialect)
+	d := x.draft(in, v, id)
 	switch {
-	case at.port.Protocol.IsHTTP2():
-		u.TypedExtensionProtocolOptions = http2Only()
-	case at.port.Protocol == mesh.ProtocolAuto && v.Kind != mesh.ProxyRouter:
-		u.TypedExtensionProtocolOptions = likeDownstream(nil)
+	case x.port.Protocol.IsHTTP2():
+		d.http2Only()
+	case x.port.Protocol == mesh.ProtocolAuto && v.Kind != mesh.ProxyRouter:
+		d.likeDownstream()
 	}
-	original := dialsOriginal(at.service) && v.Kind != mesh.ProxyRouter
-	if original {
-		u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
-		u.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
-	} else {
-		assigned(u)
-		u.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
+	if x.service.Lead.MeshExternal {
+		markExternal(d.Cluster)
 	}
-	if err := secureUpstream(in, v.Dialect, at, u, original); err != nil {
+	switch {
+	case passesThrough(x.policy), dialsOriginal(x.service) && v.Kind != mesh.ProxyRouter:
+		d.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
+	case resolves(x.service):
+		resolved(in, v, d.Cluster, x.service.Lead.Resolution, planFor(in, v, id, x.served))
+	default:
+		assigned(d.Cluster)
+	}
+	d.applyPolicy(in, x)
+	if err := d.secure(in, v, x); err != nil {
 		return nil, err
 	}
-	return u, nil
+	if err := d.announce(x.policy.GetProxyProtocol()); err != nil {
+		return nil, err
+	}
+	return d.finish(), nil
 }
 
 // newUpstream makes what all upstreams have.

@@ -1,12 +1,15 @@
 package build
 
 import (
+	"cmp"
 	"slices"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry"
 )
 
 // forever, in seconds, is the longest time that Envoy can count: the one
@@ -66,7 +69,58 @@ func projectInbound(in Inputs, v View, port uint16) View {
 	if ingressPool(in, v, port) != nil {
 		p.Sidecar = v.Sidecar
 	}
+	if inboundRule(in, "", targets[0]) != inboundRule(in, v.Namespace, targets[0]) {
+		p.Namespace = v.Namespace
+	}
 	return p
+}
+
+// inboundPool is the connection pool in force for a port of the workload, and
+// the rule that has a say in it: workloads are guarded by what limits their
+// clients. What the Sidecar sets goes first. Rules that select clients do not
+// count.
+func inboundPool(in Inputs, v View, t InboundTarget) (*networking.ConnectionPoolSettings, *destinationRule) {
+	pool := ingressPool(in, v, t.Target)
+	rule := inboundRule(in, v.Namespace, t)
+	if rule == nil || rule.policy == nil {
+		return pool, nil
+	}
+	if pool == nil {
+		pool = rule.policyFor(t.Port, "").GetConnectionPool()
+	}
+	return pool, rule
+}
+
+// inboundRule is the rule that workloads of a namespace find about a service of
+// their own, nil if there is none or the port belongs to no service.
+func inboundRule(in Inputs, namespace string, t InboundTarget) *destinationRule {
+	if t.Hostname == t.Name+"."+t.Namespace {
+		return nil // a port that only the Sidecar knows
+	}
+	return ruleAbout(in, View{Namespace: namespace}, mesh.ServiceKey{Namespace: t.Namespace, Hostname: mesh.Hostname(t.Hostname)})
+}
+
+// servingNames appends the names of the upstreams of workloads that serve a
+// service: of every number that its ports have on some workload.
+func servingNames(in Inputs, out []string, s *mesh.Service) []string {
+	for _, id := range s.Clusters {
+		for _, p := range s.In[id].Ports {
+			out = append(out, UpstreamName(DirectionInbound, cmp.Or(p.TargetPort, p.Number), "", ""))
+		}
+	}
+	return endpointNames(out, in.Endpoints.Endpoints(s.Key))
+}
+
+// endpointNames appends the names of the upstreams of the ports of endpoints.
+func endpointNames(out []string, set *registry.EndpointSet) []string {
+	var seen []uint16 // few: one or two for each port
+	for e := range set.All() {
+		if !slices.Contains(seen, e.Port) {
+			seen = append(seen, e.Port)
+			out = append(out, UpstreamName(DirectionInbound, e.Port, "", ""))
+		}
+	}
+	return out
 }
 
 // inboundUpstream makes the upstream of one port of the workload. The first
@@ -76,7 +130,7 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 	if len(targets) == 0 || id.Host != "" {
 		return nil
 	}
-	u := newUpstream(in, id.String())
+	u := &draft{Cluster: newUpstream(in, id.String())}
 	u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 	u.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	u.CleanupInterval = &durationpb.Duration{Seconds: forever}
@@ -85,12 +139,12 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 	u.UpstreamBindConfig = inboundSource(v)
 	switch p := mesh.Protocol(targets[0].Protocol); {
 	case p.IsHTTP2():
-		u.TypedExtensionProtocolOptions = http2Only()
+		u.http2Only()
 	case p == mesh.ProtocolAuto:
-		u.TypedExtensionProtocolOptions = likeDownstream(nil)
+		u.likeDownstream()
 	}
 	if at := targets[0].Endpoint; at != "" {
-		toEndpoint(u, at)
+		toEndpoint(u.Cluster, at)
 	}
 	var services []string
 	for i, t := range targets {
@@ -99,5 +153,11 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 		}
 	}
 	u.Metadata = serviceMetadata(services...)
-	return u
+	pool, rule := inboundPool(in, v, targets[0])
+	u.applyPool(in, pool, nil)
+	u.applyHTTP2(pool.GetHttp())
+	if rule != nil {
+		nameOrigin(u.Cluster, rule.origin)
+	}
+	return u.finish()
 }

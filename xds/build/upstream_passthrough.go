@@ -34,23 +34,25 @@ func staticUpstream(in Inputs, v View, name string) *clusterv3.Cluster {
 	if v.Dialect == mesh.DialectGRPC || v.Kind == mesh.ProxyRouter && name != UpstreamBlackHole {
 		return nil
 	}
-	u := newUpstream(in, name)
+	u := &draft{Cluster: newUpstream(in, name)}
 	if name == UpstreamBlackHole {
 		u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
-		return u
+		return u.finish()
 	}
 	// Both share their statistics.
 	u.AltStatName = UpstreamPassthrough + ";"
 	u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 	u.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	u.CircuitBreakers = noLimits()
-	u.TypedExtensionProtocolOptions = likeDownstream(&corev3.HttpProtocolOptions{IdleTimeout: duration(passthroughIdle)})
+	u.applyKeepalive(in.Catalog.Settings.Mesh.GetTcpKeepalive())
+	u.common().IdleTimeout = duration(passthroughIdle)
+	u.likeDownstream()
 	if name == UpstreamPassthrough {
 		u.Filters = peerExchange(v.Dialect)
 	} else {
 		u.UpstreamBindConfig = inboundSource(v)
 	}
-	return u
+	return u.finish()
 }
 
 // inboundSource binds connections to the workload to the agent's loopback

@@ -14,26 +14,34 @@ func projectSNI(in Inputs, v View, id UpstreamID) View {
 	if v.Kind != mesh.ProxyRouter || v.Dialect == mesh.DialectGRPC {
 		return View{}
 	}
-	return View{Kind: v.Kind, Dialect: v.Dialect, Inbound: v.Inbound, Namespace: scope(in, v, id.Host, id.Port)}
+	p := narrow(in, v, id.Host, id.Port)
+	p.Kind, p.Dialect, p.Inbound = v.Kind, v.Dialect, v.Inbound
+	if at, ok := findServed(in, v, id.Host, id.Port); ok && resolves(at.service) {
+		p = withSelection(in, v, p, id, at)
+	}
+	return p
 }
 
 // sniUpstream makes the upstream to which an east-west gateway passes the
 // connections for a server name. It has no TLS of its own: the stream is mTLS
 // already, between the workloads at its ends.
 func sniUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
-	at, ok := findServed(in, v, id.Host, id.Port)
-	if !ok || at.service.Lead.MeshExternal {
+	x, ok := findUpstream(in, v, id)
+	if !ok || x.service.Lead.MeshExternal {
 		return nil
 	}
-	if !slices.ContainsFunc(passthroughServers(in, v), func(s passthroughServer) bool { return s.serves(at.service) }) {
+	if !slices.ContainsFunc(passthroughServers(in, v), func(s passthroughServer) bool { return s.serves(x.service) }) {
 		return nil
 	}
-	u := newUpstream(in, id.String())
-	assigned(u)
-	u.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
-	u.CommonLbConfig = neverPanic()
-	u.CircuitBreakers = noLimits()
-	u.Metadata = serviceMetadata(string(at.service.Key.Hostname), at.service.Lead.Name, at.service.Key.Namespace)
-	u.Filters = peerExchange(v.Dialect)
-	return u
+	d := x.draft(in, v, id)
+	switch {
+	case passesThrough(x.policy):
+		d.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
+	case resolves(x.service):
+		resolved(in, v, d.Cluster, x.service.Lead.Resolution, planFor(in, v, id, x.served))
+	default:
+		assigned(d.Cluster)
+	}
+	d.applyPolicy(in, x)
+	return d.finish()
 }

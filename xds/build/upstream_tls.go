@@ -17,53 +17,72 @@ import (
 
 const rawBufferName = "envoy.transport_sockets.raw_buffer"
 
-// secureUpstream makes an upstream speak mesh mTLS. Each endpoint says by its
-// metadata whether it terminates mTLS, and gets plain text if not. The original
+// secure makes the upstream speak TLS as a rule says, or mesh mTLS by itself if
+// none says anything. In the latter case each endpoint says by its metadata
+// whether it terminates mTLS, and gets plain text if not. The original
 // destination has no metadata: there it is mTLS only if every endpoint of the
-// port terminates it. With MeshConfig.enableAutoMtls off nothing is done.
-func secureUpstream(in Inputs, d mesh.Dialect, at served, u *clusterv3.Cluster, original bool) error {
-	if !autoMTLS(in) || original && !allMTLS(in.Endpoints.Endpoints(at.service.Key), at.port.Name) {
+// port terminates it. With MeshConfig.enableAutoMtls off nothing is done by
+// itself, nor for hosts outside the mesh.
+func (d *draft) secure(in Inputs, v View, x *upstreamRule) error {
+	if tls := x.policy.GetTls(); tls != nil {
+		return d.secureByRule(in, v, x, tls)
+	}
+	original := d.GetType() == clusterv3.Cluster_ORIGINAL_DST
+	if !autoMTLS(in) || x.service.Lead.MeshExternal || original && !allMTLS(in.Endpoints.Endpoints(x.service.Key), x.port.Name) {
 		return nil
 	}
-	name, err := serverName(at)
+	name, err := serverName(x.served, x.subset)
 	if err != nil {
 		return err
 	}
-	socket, err := mtlsSocket(&tlsv3.UpstreamTlsContext{
-		Sni: name,
-		CommonTlsContext: &tlsv3.CommonTlsContext{
-			AlpnProtocols: peerProtocols(d, at.port.Protocol),
-			TlsParams: &tlsv3.TlsParameters{
-				TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
-				TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
-			},
-			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{agentSecret(agentIdentity)},
-			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
-				CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-					DefaultValidationContext:         acceptPeers(in, at.service),
-					ValidationContextSdsSecretConfig: agentSecret(agentRoots),
-				},
-			},
-		},
-	})
+	socket, err := mtlsSocket(d.meshTLS(v.Dialect, x, name, acceptPeers(in, x.service)))
 	if err != nil {
 		return err
 	}
 	if original {
-		u.TransportSocket = socket
+		d.TransportSocket = socket
 		return nil
 	}
-	u.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{{
+	d.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{{
 		Name:            "tlsMode-istio",
 		Match:           structOf(map[string]*structpb.Value{metadataTLSMode: stringValue(tlsModeIstio)}),
 		TransportSocket: socket,
 	}, {
-		Name:  "tlsMode-disabled",
-		Match: &structpb.Struct{},
-		TransportSocket: &corev3.TransportSocket{Name: rawBufferName,
-			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&rawbufferv3.RawBuffer{})}},
+		Name:            "tlsMode-disabled",
+		Match:           &structpb.Struct{},
+		TransportSocket: rawSocket(),
 	}}
 	return nil
+}
+
+// meshTLS is the client's side of mesh mTLS.
+func (d *draft) meshTLS(dialect mesh.Dialect, x *upstreamRule, name string, accept *tlsv3.CertificateValidationContext) *tlsv3.UpstreamTlsContext {
+	return &tlsv3.UpstreamTlsContext{
+		Sni: name,
+		CommonTlsContext: &tlsv3.CommonTlsContext{
+			AlpnProtocols:                  peerProtocols(dialect, x.port.Protocol, d.speaksHTTP2()),
+			TlsParams:                      usualTLS(),
+			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{agentSecret(agentIdentity)},
+			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
+				CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
+					DefaultValidationContext:         accept,
+					ValidationContextSdsSecretConfig: agentSecret(agentRoots),
+				},
+			},
+		},
+	}
+}
+
+func usualTLS() *tlsv3.TlsParameters {
+	return &tlsv3.TlsParameters{
+		TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
+		TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+	}
+}
+
+func rawSocket() *corev3.TransportSocket {
+	return &corev3.TransportSocket{Name: rawBufferName,
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&rawbufferv3.RawBuffer{})}}
 }
 
 // maxServerName is how long a server name may be in TLS, in bytes. Proxies
@@ -72,8 +91,8 @@ const maxServerName = 255
 
 // serverName is the server name under which peers and gateways are asked for a
 // service port.
-func serverName(at served) (string, error) {
-	name := SNIName(at.port.Number, "", at.service.Key.Hostname)
+func serverName(at served, subset string) (string, error) {
+	name := SNIName(at.port.Number, subset, at.service.Key.Hostname)
 	if len(name) > maxServerName {
 		return "", fmt.Errorf("%s: server name %s is longer than %d bytes; shorten the host name", at.service.Lead.Origin, name, maxServerName)
 	}
@@ -93,13 +112,13 @@ func mtlsSocket(context proto.Message) (*corev3.TransportSocket, error) {
 // those for TCP here and have a filter that puts others in their place for each
 // HTTP request; a plain Envoy has no such filter, nor the preamble of
 // istio-peer-exchange, so it offers what fits the port.
-func peerProtocols(d mesh.Dialect, p mesh.Protocol) []string {
+func peerProtocols(d mesh.Dialect, p mesh.Protocol, http2 bool) []string {
 	switch {
-	case d == mesh.DialectIstio && p.IsHTTP2():
+	case d == mesh.DialectIstio && http2:
 		return []string{"istio-peer-exchange", "istio", "h2"}
 	case d == mesh.DialectIstio:
 		return []string{"istio-peer-exchange", "istio"}
-	case p.IsHTTP2():
+	case http2:
 		return []string{"istio-h2", "istio", "h2"}
 	case p.IsHTTP():
 		return []string{"istio-http/1.1", "istio", "http/1.1"}
@@ -111,9 +130,15 @@ func peerProtocols(d mesh.Dialect, p mesh.Protocol) []string {
 // of a service without endpoints: then any peer that the roots vouch for would
 // do, but there is none to dial.
 func acceptPeers(in Inputs, s *mesh.Service) *tlsv3.CertificateValidationContext {
+	return acceptNames(peers(in, s))
+}
+
+// acceptNames accepts certificates with one of the names; with none of them any
+// that the roots vouch for.
+func acceptNames(names []string) *tlsv3.CertificateValidationContext {
 	out := &tlsv3.CertificateValidationContext{}
-	for _, id := range peers(in, s) {
-		m := &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}}
+	for _, n := range names {
+		m := &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: n}}
 		out.MatchSubjectAltNames = append(out.MatchSubjectAltNames, m) //nolint:staticcheck // the field that all versions read
 	}
 	return out

@@ -2,7 +2,11 @@ package build
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -44,13 +48,24 @@ const (
 	VerdictMixedTLS
 	// VerdictPortName: the endpoint's cluster gives the port another name.
 	VerdictPortName
+	// VerdictNoAddress: the endpoint has no address that the proxy could dial.
+	VerdictNoAddress
+	// VerdictSubset: the endpoint has not the labels of the subset.
+	VerdictSubset
+	// VerdictGatewayRule: a DestinationRule takes mesh mTLS off the upstream, without
+	// which nothing passes a gateway.
+	VerdictGatewayRule
+	// VerdictSNIRule: the same for an SNI-DNAT upstream.
+	VerdictSNIRule
+	// VerdictDrained: the endpoint's cluster or network is drained.
+	VerdictDrained
 )
 
 // String names the code.
 func (c VerdictCode) String() string {
 	return [...]string{"Direct", "ThroughGateway", "ClusterLocal", "NodeLocal", "NetworkView", "AddressFamily",
 		"NoGateway", "GatewayUnresolved", "GatewayAddressFamily", "GatewayNotMTLS", "GatewayNotReady", "SNINotMTLS",
-		"MixedTLS", "PortName"}[c]
+		"MixedTLS", "PortName", "NoAddress", "NotInSubset", "GatewayTLSRule", "SNITLSRule", "Drained"}[c]
 }
 
 // MarshalText renders the code by its name.
@@ -66,12 +81,17 @@ type Verdict struct {
 	// Gateways stand for the endpoint (VerdictGateway), or are those that cannot
 	// be used. The slice is shared: it must not be changed.
 	Gateways []mesh.NetworkGateway
+	// Subset is the one that the endpoint is not in (VerdictSubset).
+	Subset *networking.Subset
 }
 
 // Candidate is an endpoint of a service port with the decision about it.
 type Candidate struct {
 	Endpoint mesh.Endpoint
 	Verdict  Verdict
+	// Weight is the endpoint's part of the weights of what is dialled, 0 if it is
+	// dropped.
+	Weight uint32
 }
 
 // Text gives the reason for the verdict in a sentence, for a proxy with the view.
@@ -115,8 +135,34 @@ func (c Candidate) otherText() string {
 		return "gRPC speaks mTLS to all endpoints of a service or to none; others have mTLS, this one has not"
 	case VerdictPortName:
 		return fmt.Sprintf("cluster %s calls this port %q, so its endpoints do not serve it", w.Cluster, e.PortName)
+	case VerdictNoAddress:
+		return noAddressText(w.Host)
+	case VerdictSubset:
+		return fmt.Sprintf("subset %s is for endpoints with %s", c.Verdict.Subset.GetName(), labelText(c.Verdict.Subset.GetLabels()))
+	case VerdictGatewayRule:
+		return fmt.Sprintf("on network %s behind a gateway, which only mTLS can pass, and a DestinationRule sets a TLS mode that is not ISTIO_MUTUAL", e.Network)
+	case VerdictSNIRule:
+		return "a gateway passes mTLS on as it is, and a DestinationRule sets a TLS mode that is not ISTIO_MUTUAL"
+	case VerdictDrained:
+		return fmt.Sprintf("cluster %s or network %s is drained (weight 0 in key isthmus of ConfigMap istio)", w.Cluster, e.Network)
 	}
 	return c.Verdict.Code.String()
+}
+
+func noAddressText(host string) string {
+	if host == "" {
+		return "the endpoint has no address of its own: it is reached from other networks only, through the gateways of its network"
+	}
+	return "the proxy does not look up names for this service, and the endpoint " + host + " has no address"
+}
+
+// labelText renders labels in order.
+func labelText(labels map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, k+"="+labels[k])
+	}
+	return strings.Join(parts, ", ")
 }
 
 func directText(proxy, endpoint mesh.NetworkID) string {

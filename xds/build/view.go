@@ -37,6 +37,7 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 		Locality:    p.Locality,
 		Node:        p.NodeName,
 		Traced:      p.ProxyConfig["tracing"] != nil,
+		DNSCapture:  p.DNSCapture,
 	}
 	if w != nil {
 		if v.Locality.IsZero() {
@@ -66,7 +67,7 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 // ViewConcerned reports whether a change may alter the view of a proxy, so
 // that [DeriveView] has to be asked again.
 func ViewConcerned(p *mesh.Proxy, c *registry.Change) bool {
-	if c.Scope != 0 || policiesConcern(c) {
+	if c.Scope&^registry.ScopeWeights != 0 || policiesConcern(c) {
 		return true
 	}
 	for _, a := range p.Addresses {
@@ -89,11 +90,19 @@ func ViewConcerned(p *mesh.Proxy, c *registry.Change) bool {
 // target ports a workload in the cluster serves: without a selector nothing
 // else does, and a named target port may be known from there alone.
 func endpointsDecide(s *mesh.Service, id mesh.ClusterID) bool {
-	if s == nil || s.In[id] == nil {
-		return false
+	d := definitionIn(s, id)
+	return d != nil && (len(d.Selector) == 0 || slices.ContainsFunc(d.Ports, func(p mesh.Port) bool { return p.TargetName != "" }))
+}
+
+// definitionIn is what holds for a service in a cluster; nil if nothing does.
+func definitionIn(s *mesh.Service, id mesh.ClusterID) *mesh.Definition {
+	switch {
+	case s == nil:
+		return nil
+	case s.Lead.FromEntry():
+		return s.Lead
 	}
-	d := s.In[id]
-	return len(d.Selector) == 0 || slices.ContainsFunc(d.Ports, func(p mesh.Port) bool { return p.TargetName != "" })
+	return s.In[id]
 }
 
 // proxyNetwork says where a proxy is, by the rules that hold for endpoints: its
@@ -211,8 +220,8 @@ type target struct {
 func serviceTargets(in Inputs, p *mesh.Proxy, w *mesh.Workload, labels map[string]string) []InboundTarget {
 	var all []target
 	for _, s := range in.Catalog.InNamespace(p.Namespace) {
-		d := s.In[p.Cluster]
-		if d == nil || d.Resolution == mesh.ResolutionAlias {
+		d := definitionIn(s, p.Cluster)
+		if d == nil || d.Resolution == mesh.ResolutionAlias || s.Key.Hostname.InClusterSet() { // that one is there by its own name
 			continue
 		}
 		selected := len(d.Selector) > 0 && selects(d.Selector, labels)

@@ -1,12 +1,28 @@
 package build
 
-import "math"
+import (
+	"math"
+
+	"github.com/isthmus-mesh/isthmus/registry"
+)
 
 // Weights are multiplied by [registry.Catalog.WeightScale] before they are
 // split among gateways, so that a pod counts the same whether it is dialled
 // itself or stands behind any number of gateways. What the scale cannot divide
 // (more gateways than its bound allows, or gateways left out because they have
 // no address) goes to the first gateways in order: the sum is always exact.
+
+// fullWeight, in percent, is the weight of a cluster or network that is not drained.
+const fullWeight = 100
+
+// weightScale is the unit of all assignments. Where clusters are drained in part,
+// it divides by a hundred, too.
+func weightScale(c *registry.Catalog) uint32 {
+	if c.Settings.Weights.Partial() {
+		return saturate(uint64(c.WeightScale()) * fullWeight)
+	}
+	return c.WeightScale()
+}
 
 // scaled is an endpoint's weight in the unit of its assignment.
 func scaled(weight, scale uint32) uint32 {
