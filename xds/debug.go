@@ -14,10 +14,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-mesh/isthmus/xds/build"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
-// ExplainFunc says what a proxy with a view dials for a host and port, and why.
-type ExplainFunc func(in build.Inputs, v build.View, host string, port uint16) any
+// ExplainFunc says what a proxy with a view dials for a host and port, and why,
+// and which rule takes a request there.
+type ExplainFunc func(in build.Inputs, v build.View, host string, port uint16, r match.Request) any
 
 // DebugHandlers returns this package's views of itself by their names under
 // /debug, with the shapes that istiod's have where it has the same. All answer
@@ -246,7 +248,19 @@ func (srv *Server) serveExplain(w http.ResponseWriter, r *http.Request, explain 
 		return
 	}
 	in, v := srv.snapshot.inputs(), s.currentView()
-	writeJSON(w, r, explain(in, v, srv.qualify(in, v, host), uint16(port)))
+	host = srv.qualify(in, v, host)
+	writeJSON(w, r, explain(in, v, host, uint16(port), requestOf(q, host)))
+}
+
+// requestOf reads the request that is asked about: path, method, and headers as
+// NAME:VALUE.
+func requestOf(q url.Values, host string) match.Request {
+	r := match.Request{Host: host, Path: q.Get("path"), Method: strings.ToUpper(q.Get("method")), Headers: map[string]string{}}
+	for _, h := range q["header"] {
+		name, value, _ := strings.Cut(h, ":")
+		r.Headers[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+	}
+	return r
 }
 
 // qualify completes a short host name as the proxy's own lookups would be.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/isthmus-mesh/isthmus/xds/build"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 // TestDebugShapes: what istiod's tools read is where they look for it.
@@ -22,7 +23,7 @@ func TestDebugShapes(t *testing.T) {
 		defer w.stop()
 		c := connected(t, w, delta)
 		defer c.close()
-		handlers := w.srv.DebugHandlers(func(_ build.Inputs, v build.View, host string, port uint16) any {
+		handlers := w.srv.DebugHandlers(func(_ build.Inputs, v build.View, host string, port uint16, _ match.Request) any {
 			return []any{v.Network, host, port}
 		})
 		ask := func(name, query string) *httptest.ResponseRecorder {

@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/client"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds/build"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 // answer is what one proxy is told for one service port: lines that say what is
@@ -27,7 +28,7 @@ type answer struct {
 // that the control plane gives for it. One endpoint on its own weighs scale.
 func answerFor(ctx context.Context, c *client.Client, p *demoProxy, connection string, host mesh.Hostname, port uint16, scale uint32) (answer, error) {
 	out := answer{proxy: string(p.workload.Cluster) + "  " + p.id(), title: fmt.Sprintf("%s:%d", shortName(host), port)}
-	x, err := c.Explain(ctx, connection, string(host), port)
+	x, err := c.Explain(ctx, connection, string(host), port, match.Request{})
 	if err != nil {
 		return out, fmt.Errorf("explain %s to proxy %s in cluster %s: %w", out.title, p.id(), p.workload.Cluster, err)
 	}

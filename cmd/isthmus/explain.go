@@ -12,10 +12,14 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/client"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/xds/build"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 func (e environment) explainCommand() *cobra.Command {
 	var address, format string
+	var r match.Request
+	var headers []string
 	cmd := &cobra.Command{
 		Use:   "explain PROXY HOST [PORT]",
 		Short: "Say what a connected proxy dials for a host, and why",
@@ -24,18 +28,44 @@ candidate endpoint of every cluster with the decision about it: direct, through 
 not sent and why.
 
 PROXY is POD.NAMESPACE, or CLUSTER/POD.NAMESPACE where several clusters have a pod of that name.
-HOST may be short: checkout, checkout.shop. Without PORT all ports of the service are explained.`,
+HOST may be short: checkout, checkout.shop. Without PORT all ports of the service are explained.
+
+For ports with HTTP it says which rule takes a request, GET / unless flags say otherwise, which
+were tried before it, and which VirtualServices for the host have no part and why.`,
 		Example: `  isthmus explain web-v1-0.shop checkout
-  isthmus explain island/web-v1-0.shop billing.shop.svc.cluster.local 9000 -o json`,
+  isthmus explain island/web-v1-0.shop billing.shop.svc.cluster.local 9000 -o json
+  isthmus explain web-v1-0.shop reviews 9080 --path /api/v1 --header end-user:jason`,
 		Args: between(2, 3, "PROXY, HOST and perhaps PORT"),
-		RunE: func(cmd *cobra.Command, args []string) error { return e.explain(cmd.Context(), address, format, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if r.Headers, err = readHeaders(headers); err != nil {
+				return err
+			}
+			return e.explain(cmd.Context(), address, format, r, args)
+		},
 	}
 	cmd.Flags().StringVar(&address, "address", client.DefaultAddress, "URL of the control plane's http or monitoring port")
 	cmd.Flags().StringVarP(&format, "output", "o", formatTable, "table or json")
+	cmd.Flags().StringVar(&r.Path, "path", "/", "path of the request whose route is explained, with its query")
+	cmd.Flags().StringVar(&r.Method, "method", "GET", "method of the request")
+	cmd.Flags().StringArrayVar(&headers, "header", nil, "NAME:VALUE of a header of the request; may be given several times")
 	return cmd
 }
 
-func (e environment) explain(ctx context.Context, address, format string, args []string) error {
+// readHeaders reads headers as NAME:VALUE.
+func readHeaders(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, h := range list {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			return nil, usageError{fmt.Errorf("--header %q is not NAME:VALUE", h)}
+		}
+		out[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(value)
+	}
+	return out, nil
+}
+
+func (e environment) explain(ctx context.Context, address, format string, r match.Request, args []string) error {
 	if format != formatTable && format != formatJSON {
 		return unknownFormat(format, formatTable, formatJSON)
 	}
@@ -62,7 +92,7 @@ func (e environment) explain(ctx context.Context, address, format string, args [
 	}
 	all := make([]client.Explanation, 0, len(ports))
 	for _, p := range ports {
-		x, err := c.Explain(ctx, connection, host, p)
+		x, err := c.Explain(ctx, connection, host, p, r)
 		if err != nil {
 			return err
 		}
@@ -163,6 +193,11 @@ func printExplanation(w io.Writer, proxy string, x client.Explanation) error {
 	if _, err := io.WriteString(w, text); err != nil {
 		return fmt.Errorf("print explanation: %w", err)
 	}
+	if x.Route != nil {
+		if err := printRoute(w, x.Route); err != nil {
+			return err
+		}
+	}
 	if err := dialledTable(x).print(w, "  "); err != nil {
 		return err
 	}
@@ -175,6 +210,30 @@ func printExplanation(w io.Writer, proxy string, x client.Explanation) error {
 	return candidateTable(x).print(w, "  ")
 }
 
+// printRoute prints which rule takes a request.
+func printRoute(w io.Writer, r *build.RouteExplanation) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  %s %s: %s\n", harmless(r.Method), harmless(r.Path), harmless(r.Action))
+	for _, s := range r.Upstreams {
+		fmt.Fprintf(&b, "    %5.1f%% %s\n", s.Percent, s.Upstream)
+	}
+	for _, x := range r.Routes {
+		from := cmp.Or(x.Rule, "the service itself")
+		if x.Taken {
+			fmt.Fprintf(&b, "  + %s (%s)\n", harmless(from), harmless(x.Match))
+		} else {
+			fmt.Fprintf(&b, "  - %s (%s): %s\n", harmless(from), harmless(x.Match), harmless(x.Reason))
+		}
+	}
+	for _, x := range r.Lost {
+		fmt.Fprintf(&b, "  - VirtualService %s has no part: %s\n", harmless(x.Rule), harmless(x.Reason))
+	}
+	if _, err := io.WriteString(w, b.String()+"\n"); err != nil {
+		return fmt.Errorf("print explanation: %w", err)
+	}
+	return nil
+}
+
 func dialledTable(x client.Explanation) *table {
 	if len(x.Dialled) == 0 {
 		return head("dials nothing")
@@ -185,7 +244,11 @@ func dialledTable(x client.Explanation) *table {
 		if d.Gateway {
 			address += " (gateway)"
 		}
-		t.add(address, fmt.Sprintf("%.1f%%", d.Percent), strconv.FormatUint(uint64(d.Weight), 10), d.Locality)
+		share := fmt.Sprintf("%.1f%%", d.Percent)
+		if d.Priority > 0 && d.Percent == 0 {
+			share = fmt.Sprintf("standby %d", d.Priority)
+		}
+		t.add(address, share, strconv.FormatUint(uint64(d.Weight), 10), d.Locality)
 	}
 	return t
 }

@@ -48,6 +48,14 @@ func newWorld(t *testing.T, pods map[string][]string) *world {
 		}
 		w.write(cluster, addrs...)
 	}
+	w.start()
+	return w
+}
+
+// start runs the control plane over the folders.
+func (w *world) start() {
+	t := w.t
+	t.Helper()
 	s := serve.Defaults(func(string) string { return "" })
 	s.Files, s.Primary = w.dir, "east"
 	s.GRPCAddr, s.SecureGRPCAddr, s.HTTPAddr, s.MonitoringAddr, s.HTTPSAddr = "127.0.0.1:0", "", "", "", ""
@@ -60,7 +68,6 @@ func newWorld(t *testing.T, pods map[string][]string) *world {
 	t.Cleanup(func() { stop(); require.NoError(t, <-done) })
 	require.Eventually(t, func() bool { return c.NotReady() == "" }, patience, 10*time.Millisecond)
 	w.ADS = c.GRPCAddr()
-	return w
 }
 
 // answer starts a server that answers every call with its address.

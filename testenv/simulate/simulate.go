@@ -21,6 +21,8 @@ import (
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 // Proxy is what one proxy was given, by name.
@@ -74,16 +76,7 @@ type Connection struct {
 }
 
 // Request is one HTTP request.
-type Request struct {
-	Method string // GET if empty
-	// Host is the authority, which may have a port.
-	Host string
-	// Path may have a query.
-	Path string
-	// Headers by name in lower case.
-	Headers map[string]string
-	HTTP2   bool
-}
+type Request = match.Request
 
 // Answer is what becomes of a connection or request.
 type Answer struct {
@@ -235,18 +228,18 @@ func (p *Proxy) requests(out *Answer, config *anypb.Any, c Connection) error {
 // Route works out what a route configuration does with a request.
 func (p *Proxy) Route(out *Answer, routes *routev3.RouteConfiguration, r *Request) error {
 	out.RouteConfiguration = routes.GetName()
-	vh := matchHost(routes, r.Host)
+	vh := match.VirtualHost(routes, r.Host)
 	if vh == nil {
 		out.Status, out.Dropped = 404, "no virtual host of "+routes.GetName()+" takes "+r.Host
 		return nil
 	}
 	out.VirtualHost = vh.GetName()
 	for _, route := range vh.GetRoutes() {
-		ok, err := matches(route.GetMatch(), r)
+		why, err := match.Route(route.GetMatch(), r)
 		if err != nil {
 			return fmt.Errorf("match route %s of %s: %w", route.GetName(), vh.GetName(), err)
 		}
-		if ok {
+		if why == "" {
 			out.Route, out.Matched = route.GetName(), route
 			return act(out, route, r)
 		}

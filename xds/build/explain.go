@@ -16,6 +16,9 @@ type Explanation struct {
 	Port  uint16         `json:"port"`
 	// Service is nil if the proxy has no such service or port; Notes say why.
 	Service *ExplainedService `json:"service,omitempty"`
+	// Route tells which rule takes the request that was asked about; nil if the
+	// proxy does not route requests there.
+	Route *RouteExplanation `json:"route,omitempty"`
 	// Upstream is the name of the proxy's upstream.
 	Upstream string `json:"upstream,omitempty"`
 	// Rule is the DestinationRule in force, NAMESPACE/NAME; "" if there is none.

@@ -22,6 +22,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
 	"github.com/isthmus-mesh/isthmus/xds/build"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 // DefaultAddress is where a control plane on this machine, or one reached by
@@ -120,9 +121,13 @@ func FindProxy(o serve.Overview, name string) (string, error) {
 }
 
 // Explain reads what a proxy dials for a host and port, and why. The proxy is
-// named by its connection (see [FindProxy]) or as POD.NAMESPACE.
-func (c *Client) Explain(ctx context.Context, proxy, host string, port uint16) (Explanation, error) {
-	query := url.Values{"proxy": {proxy}, "host": {host}, "port": {strconv.Itoa(int(port))}}
+// named by its connection (see [FindProxy]) or as POD.NAMESPACE. The request
+// decides which route is explained; it needs no host.
+func (c *Client) Explain(ctx context.Context, proxy, host string, port uint16, r match.Request) (Explanation, error) {
+	query := url.Values{"proxy": {proxy}, "host": {host}, "port": {strconv.Itoa(int(port))}, "path": {r.Path}, "method": {r.Method}}
+	for name, value := range r.Headers {
+		query.Add("header", name+":"+value)
+	}
 	var x Explanation
 	err := c.read(ctx, "debug/explain", query, &x)
 	return x, err

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/client"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/xds"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,13 +69,13 @@ func TestAnswerThatIsNotOurs(t *testing.T) {
 
 func TestExplainKeepsVerdictsByName(t *testing.T) {
 	c := connect(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.RawQuery != "host=h&port=80&proxy=p-1" {
+		if r.URL.RawQuery != "header=user%3Ajo&host=h&method=GET&path=%2Fa&port=80&proxy=p-1" {
 			http.Error(w, r.URL.RawQuery, http.StatusBadRequest)
 			return
 		}
 		_, _ = w.Write([]byte(`{"host":"h","candidates":[{"address":"192.0.2.1:80","kept":true,"verdict":"ThroughGateway"}]}`))
 	})
-	x, err := c.Explain(t.Context(), "p-1", "h", 80)
+	x, err := c.Explain(t.Context(), "p-1", "h", 80, match.Request{Method: "GET", Path: "/a", Headers: map[string]string{"user": "jo"}})
 	require.NoError(t, err)
 	require.Len(t, x.Candidates, 1)
 	require.Equal(t, "ThroughGateway", x.Candidates[0].Verdict)

@@ -1,4 +1,7 @@
-package simulate
+// Package match knows Envoy's rules for requests: which virtual host and which
+// route of a route configuration take one, and why another does not. It is used
+// to explain routes and to simulate proxies; it makes no configuration.
+package match
 
 import (
 	"fmt"
@@ -12,12 +15,24 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 )
 
-// matchHost chooses a virtual host: an exact domain, then the longest suffix
+// Request is one HTTP request.
+type Request struct {
+	Method string // GET if empty
+	// Host is the authority, which may have a port.
+	Host string
+	// Path may have a query.
+	Path string
+	// Headers by name in lower case.
+	Headers map[string]string
+	HTTP2   bool
+}
+
+// VirtualHost chooses a virtual host: an exact domain, then the longest suffix
 // wildcard ("*.example.com"), then the longest prefix wildcard ("example.*"),
 // then "*".
 //
 // Source: the field VirtualHost.domains in Envoy's documentation.
-func matchHost(c *routev3.RouteConfiguration, host string) *routev3.VirtualHost {
+func VirtualHost(c *routev3.RouteConfiguration, host string) *routev3.VirtualHost {
 	host = strings.ToLower(host)
 	if c.GetIgnorePortInHostMatching() {
 		if h, _, err := net.SplitHostPort(host); err == nil {
@@ -58,31 +73,47 @@ func domainRank(domain, host string) int {
 	return -1
 }
 
-// matches evaluates a route's match; fractions count as always.
-func matches(m *routev3.RouteMatch, r *Request) (bool, error) {
+// Route evaluates a route's match; fractions count as always. why says what of a
+// request does not match, "" if all does. An error means that the match has what
+// is not known here.
+func Route(m *routev3.RouteMatch, r *Request) (why string, err error) {
 	path, query, _ := strings.Cut(r.Path, "?")
 	ok, err := matchPath(m, path)
 	if !ok || err != nil {
-		return false, err
+		return "the path is not " + pathText(m), err
 	}
 	for _, h := range m.GetHeaders() {
 		if ok, err := matchHeader(h, r); !ok || err != nil {
-			return false, err
+			return "header " + h.GetName() + " does not match", err
 		}
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return false, fmt.Errorf("read query %q: %w", query, err)
+		return "", fmt.Errorf("read query %q: %w", query, err)
 	}
 	for _, q := range m.GetQueryParameters() {
 		if ok, err := matchQuery(q, values); !ok || err != nil {
-			return false, err
+			return "query parameter " + q.GetName() + " does not match", err
 		}
 	}
 	if m.GetGrpc() != nil && !strings.HasPrefix(r.Headers["content-type"], "application/grpc") {
-		return false, nil
+		return "the request is not gRPC", nil
 	}
-	return true, nil
+	return "", nil
+}
+
+func pathText(m *routev3.RouteMatch) string {
+	switch p := m.GetPathSpecifier().(type) {
+	case *routev3.RouteMatch_Prefix:
+		return p.Prefix + "*"
+	case *routev3.RouteMatch_Path:
+		return p.Path
+	case *routev3.RouteMatch_PathSeparatedPrefix:
+		return p.PathSeparatedPrefix + " or below"
+	case *routev3.RouteMatch_SafeRegex:
+		return "matched by " + p.SafeRegex.GetRegex()
+	}
+	return "of a form that is known"
 }
 
 func matchPath(m *routev3.RouteMatch, path string) (bool, error) {
@@ -117,8 +148,8 @@ func fullMatch(regex, s string) (bool, error) {
 	return re.MatchString(s), nil
 }
 
-// header is the value of a header or pseudo-header.
-func (r *Request) header(name string) (string, bool) {
+// Header is the value of a header or pseudo-header, and whether there is one.
+func (r *Request) Header(name string) (string, bool) {
 	switch strings.ToLower(name) {
 	case ":authority", "host":
 		return r.Host, r.Host != ""
@@ -140,7 +171,7 @@ func (r *Request) header(name string) (string, bool) {
 }
 
 func matchHeader(m *routev3.HeaderMatcher, r *Request) (bool, error) {
-	v, has := r.header(m.GetName())
+	v, has := r.Header(m.GetName())
 	if !has && m.GetTreatMissingHeaderAsEmpty() {
 		has = true
 	}
@@ -205,67 +236,3 @@ func matchText(m *matcherv3.StringMatcher, s string) (bool, error) {
 	}
 	return false, fmt.Errorf("a string matcher of type %T is not known here", m.GetMatchPattern())
 }
-
-// location is where a redirect sends the client.
-func location(a *routev3.RedirectAction, m *routev3.RouteMatch, r *Request) string {
-	scheme, _ := r.header(":scheme")
-	host := r.Host
-	if a.GetHttpsRedirect() {
-		scheme = "https"
-	}
-	if s := a.GetSchemeRedirect(); s != "" {
-		scheme = s
-	}
-	if h := a.GetHostRedirect(); h != "" {
-		host = h
-	}
-	if p := a.GetPortRedirect(); p != 0 {
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		host = net.JoinHostPort(host, strconv.Itoa(int(p)))
-	}
-	path, query, hasQuery := strings.Cut(r.Path, "?")
-	switch p := a.GetPathRewriteSpecifier().(type) {
-	case *routev3.RedirectAction_PathRedirect:
-		path, hasQuery = p.PathRedirect, hasQuery && !strings.Contains(p.PathRedirect, "?")
-	case *routev3.RedirectAction_PrefixRewrite:
-		path = p.PrefixRewrite + path[len(prefixOf(m)):]
-	}
-	if hasQuery && !a.GetStripQuery() {
-		path += "?" + query
-	}
-	return scheme + "://" + host + path
-}
-
-func prefixOf(m *routev3.RouteMatch) string {
-	if p := m.GetPathSeparatedPrefix(); p != "" {
-		return p
-	}
-	if p := m.GetPath(); p != "" {
-		return p
-	}
-	return m.GetPrefix()
-}
-
-// Rewritten is the path under which an upstream gets a request that a route took.
-func Rewritten(a *Answer, r *Request) (string, error) {
-	path, query, hasQuery := strings.Cut(r.Path, "?")
-	switch {
-	case a.Action.GetPrefixRewrite() != "":
-		path = a.Action.GetPrefixRewrite() + path[len(prefixOf(a.Matched.GetMatch())):]
-	case a.Action.GetRegexRewrite() != nil:
-		re, err := regexp.Compile(a.Action.GetRegexRewrite().GetPattern().GetRegex())
-		if err != nil {
-			return "", fmt.Errorf("compile rewrite of %s: %w", a.Route, err)
-		}
-		path = re.ReplaceAllString(path, groups(a.Action.GetRegexRewrite().GetSubstitution()))
-	}
-	if hasQuery {
-		path += "?" + query
-	}
-	return path, nil
-}
-
-// groups turns RE2's \1 into Go's ${1}.
-func groups(s string) string { return regexp.MustCompile(`\\(\d)`).ReplaceAllString(s, "$${$1}") }
