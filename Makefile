@@ -9,7 +9,7 @@ PARALLEL ?= 2
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-kube test test-fast test-kube check format lint conform bench fuzz golden clean
+.PHONY: help build demo demo-kube test test-fast test-kube check format lint conform bench bench-ca fuzz golden clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +18,8 @@ build: ## build bin/isthmus
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/isthmus
 
-demo: build ## three clusters from folders of YAML, a page to look at, live edits
-	$(BIN) demo --files manifests/demo --primary north
+demo: build ## three clusters from folders of YAML, a page to look at, live edits; ends with Ctrl-C, or by itself with DEMOFLAGS=--once
+	$(BIN) demo --files manifests/demo --primary north $(DEMOFLAGS)
 
 demo-kube: build ## the same on three real API servers (first run builds them: about five minutes)
 	$(GO) run ./testenv/demokube -isthmus $(BIN) -world manifests/demo -primary north
@@ -44,6 +44,11 @@ lint: ## golangci-lint with the import directions (depguard)
 
 bench: build ## load client against Isthmus and the floor server, in turn
 	$(GO) run ./testenv/load/cmd/bench -isthmus $(BIN)
+
+bench-ca: ## certificates per second, mutual TLS connections per second, certificates while 1,000 proxies reconnect
+	$(GO) test -run '^$$' -bench 'Issue|Service|Refusal' ./ca
+	$(GO) test -run '^$$' -bench MTLSHandshake ./testenv/mtls
+	$(GO) test -run '^$$' -bench Reconnect -benchtime 3x ./cmd/isthmus/serve
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@for pkg in $$($(GO) list ./...); do \

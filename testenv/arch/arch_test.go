@@ -35,9 +35,10 @@ func mayImport() map[string][]string {
 // forbidden third-party imports by folder prefix; tests may use what they like.
 func forbidden() map[string][]string {
 	return map[string][]string{
-		"mesh":       {"k8s.io/", "github.com/envoyproxy/"},
-		"xds":        {"k8s.io/"},
-		"registry/.": {"k8s.io/", "github.com/envoyproxy/"},
+		"mesh/.":      {"k8s.io/", "github.com/envoyproxy/"},
+		"mesh/inject": {"k8s.io/client-go", "github.com/envoyproxy/"}, // pods are its business, API servers are not
+		"xds":         {"k8s.io/"},
+		"registry/.":  {"k8s.io/", "github.com/envoyproxy/"},
 	}
 }
 

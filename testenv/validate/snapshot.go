@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -150,6 +151,9 @@ func (r *references) message(path string, m proto.Message) {
 	case *routev3.RouteAction:
 		r.upstream(path, m.GetCluster())
 		for _, w := range m.GetWeightedClusters().GetClusters() {
+			if m.GetClusterNotFoundResponseCode() == routev3.RouteAction_INTERNAL_SERVER_ERROR && strings.HasSuffix(w.GetName(), ".invalid") {
+				continue // a share of the requests is to fail, and says how
+			}
 			r.upstream(path, w.GetName())
 		}
 		for _, p := range m.GetRequestMirrorPolicies() {
