@@ -34,6 +34,17 @@ const (
 	KindTelemetry ObjectKind = "Telemetry"
 	// extensions.istio.io
 	KindWasmPlugin ObjectKind = "WasmPlugin"
+	// gateway.networking.k8s.io, whose Gateway carries its group: Istio has one too.
+	KindBackendTLSPolicy  ObjectKind = "BackendTLSPolicy"
+	KindGatewayAPIGateway ObjectKind = "Gateway.gateway.networking.k8s.io"
+	KindGatewayClass      ObjectKind = "GatewayClass"
+	KindGRPCRoute         ObjectKind = "GRPCRoute"
+	KindHTTPRoute         ObjectKind = "HTTPRoute"
+	KindReferenceGrant    ObjectKind = "ReferenceGrant"
+	KindTCPRoute          ObjectKind = "TCPRoute"
+	KindTLSRoute          ObjectKind = "TLSRoute"
+	// KindNamespace is a namespace of the primary, for its labels.
+	KindNamespace ObjectKind = "Namespace"
 )
 
 // ObjectKey identifies a configuration object within a cluster.
@@ -52,8 +63,14 @@ type Object struct {
 	Created     time.Time
 	// Version changes whenever the object does (resourceVersion or a content hash).
 	Version string
-	// Spec is the istio.io/api message of the kind.
+	// Generation counts the changes of the specification; 0 where nobody needs it.
+	Generation int64
+	// Spec is the istio.io/api message of the kind, nil for kinds without one.
 	Spec proto.Message
+	// Value is the specification of a kind of the Gateway API, as a pointer to its
+	// Go struct (*gatewayv1.HTTPRouteSpec). Of an object that was derived from
+	// such objects it is what its Spec cannot say.
+	Value any
 	// Status is what counts of the object's status; nil if nothing does.
 	Status *ObjectStatus
 }
@@ -66,6 +83,9 @@ type ObjectStatus struct {
 	Addresses []HostAddress
 	// Health is the condition Healthy of a WorkloadEntry.
 	Health Health
+	// Written is the status of an object of the Gateway API as it stands, as JSON
+	// with sorted keys.
+	Written string
 }
 
 // HostAddress is an address of a host.
@@ -83,7 +103,7 @@ func (s *ObjectStatus) Equal(o *ObjectStatus) bool {
 	if o != nil {
 		b = *o
 	}
-	return a.Health == b.Health && slices.Equal(a.Addresses, b.Addresses)
+	return a.Health == b.Health && a.Written == b.Written && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // CompareObjects orders objects by age, oldest first, then by name and

@@ -120,14 +120,11 @@ const (
 	ResolutionDNSRoundRobin
 	// ResolutionAlias: the service stands for another one (ExternalName).
 	ResolutionAlias
-	// ResolutionDynamicDNS: the proxy resolves the name that each request or
-	// connection asks for (wildcard hosts of ServiceEntries).
-	ResolutionDynamicDNS
 )
 
 // String names the resolution.
 func (r Resolution) String() string {
-	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias", "DynamicDNS"}[r]
+	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias"}[r]
 }
 
 // ByName reports whether proxies find the endpoints by names that they resolve,

@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/ca/authn"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 	"github.com/isthmus-mesh/isthmus/xds"
 )
 
@@ -84,7 +85,7 @@ func (g *gatewaySecrets) wanted() map[secretKey]bool {
 // changed has the proxies told that may use a Secret.
 func (g *gatewaySecrets) changed(k secretKey) {
 	g.c.xds.Refresh(typeSecret, func(p *mesh.Proxy, names []string) bool {
-		return p.Namespace == k.namespace && slices.ContainsFunc(names, func(n string) bool {
+		return g.c.mayHave(p.Namespace, gatewayapi.Name{Namespace: k.namespace, Name: k.name}) && slices.ContainsFunc(names, func(n string) bool {
 			name, err := parseSecretName(n, p.Namespace)
 			return err == nil && slices.Contains(name.places(p.Cluster, g.c.settings.primary()), k)
 		})
@@ -138,8 +139,8 @@ func (g *gatewaySecrets) resource(ctx context.Context, caller authn.Caller, reso
 	if err != nil {
 		return nil, err
 	}
-	if name.namespace != caller.Identity.Namespace {
-		return nil, fmt.Errorf("secret %q: is in another namespace than the proxy, which is in %s", resource, caller.Identity.Namespace)
+	if !g.c.mayHave(caller.Identity.Namespace, gatewayapi.Name{Namespace: name.namespace, Name: name.name}) {
+		return nil, fmt.Errorf("secret %q: is in another namespace than the proxy, which is in %s, and no ReferenceGrant gives it to a Gateway there", resource, caller.Identity.Namespace)
 	}
 	for _, k := range name.places(caller.Cluster, g.c.settings.primary()) {
 		s, err := g.watches.get(ctx, k)

@@ -42,8 +42,10 @@ type kubeWorld struct {
 	recorder record.EventRecorder
 	settings *config.Watcher
 	manager  *multicluster.Manager
-	synced   chan struct{}
-	source   atomic.Pointer[kube.Source]
+	// renewer is nil if kubeconfigs come from files.
+	renewer *multicluster.Renewer
+	synced  chan struct{}
+	source  atomic.Pointer[kube.Source]
 }
 
 func newKube(c *Control) (*kubeWorld, error) {
@@ -66,6 +68,9 @@ func newKube(c *Control) (*kubeWorld, error) {
 		return nil, err
 	}
 	if k.manager, err = k.newManager(); err != nil {
+		return nil, err
+	}
+	if k.renewer, err = k.newRenewer(); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -156,12 +161,16 @@ func sourceStatus(src *kube.Source) multicluster.SourceStatus {
 }
 
 func (k *kubeWorld) parts() []part {
-	return []part{
+	parts := []part{
 		{"mesh settings", k.settings.Run},
 		{"primary cluster", k.runPrimary},
 		{"remote clusters", k.manager.Run},
 		{"events", k.runEvents},
 	}
+	if k.renewer != nil {
+		parts = append(parts, part{"tokens of remote clusters", k.renewer.Run})
+	}
+	return parts
 }
 
 // runPrimary reads the primary for as long as the process runs. A source that

@@ -24,6 +24,8 @@ type Overview struct {
 	Refused  []multicluster.DebugRefusal `json:"refused,omitempty"`
 	Registry registry.Overview           `json:"registry"`
 	Proxies  []xds.ProxyStatus           `json:"proxies"`
+	// Tokens are the tokens of remote secrets that end, and what is wrong with them.
+	Tokens []multicluster.Token `json:"tokens,omitempty"`
 	// CA is where the CA and a rotation of its root stand, nil if none runs.
 	CA *ca.Progress `json:"ca,omitempty"`
 }
@@ -31,7 +33,7 @@ type Overview struct {
 // Overview reads the state of everything.
 func (c *Control) Overview() Overview {
 	o := Overview{Build: c.build, Pod: c.settings.PodName, At: time.Now(), NotReady: c.notReady(), Primary: c.settings.primary(),
-		Registry: registry.NewDebug(c.store, c.problems).Overview(), Proxies: c.xds.Proxies(), CA: c.trust.progress()}
+		Registry: registry.NewDebug(c.store, c.problems).Overview(), Proxies: c.xds.Proxies(), Tokens: c.tokens(), CA: c.trust.progress()}
 	for _, s := range c.world.clusters() {
 		o.Clusters = append(o.Clusters, multicluster.DebugCluster{Status: s, StaleSeconds: s.StaleFor.Seconds()})
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/isthmus-mesh/isthmus/ca"
+	"github.com/isthmus-mesh/isthmus/ca/webhooks"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -28,11 +29,14 @@ const (
 )
 
 // roots distributes the roots to the primary and to every remote that says that
-// we look after it. In each cluster one replica of us writes.
+// we look after it: into ConfigMaps for agents, into webhook configurations for
+// API servers. In each cluster one replica of us writes.
 type roots struct {
 	c       *Control
 	log     *zap.Logger
 	targets map[mesh.ClusterID]*rootsTarget
+	// hooks counts what is written into webhook configurations.
+	hooks *webhooks.Metrics
 }
 
 // rootsTarget is a cluster as far as root distribution is concerned.
@@ -49,6 +53,10 @@ func newRoots(c *Control) *roots {
 }
 
 func (r *roots) run(ctx context.Context) error {
+	var err error
+	if r.hooks, err = webhooks.NewMetrics(r.c.metrics); err != nil {
+		return err
+	}
 	defer func() {
 		for _, t := range r.targets {
 			t.end()
@@ -79,6 +87,7 @@ func (r *roots) look(ctx context.Context) {
 		if !present[id] {
 			t.end()
 			delete(r.targets, id)
+			r.hooks.Forget(id)
 		}
 	}
 	r.askAll(ctx)
@@ -146,28 +155,46 @@ func (r *roots) ask(ctx context.Context, client kubernetes.Interface) (bool, err
 
 // begin starts distributing in a cluster.
 func (r *roots) begin(ctx context.Context, id mesh.ClusterID, t *rootsTarget) {
-	d, err := ca.NewDistributor(ca.DistributorConfig{
-		Client: t.client, Cluster: id, SystemNamespace: r.c.settings.Namespace, Replica: r.c.settings.PodName,
+	s := &r.c.settings
+	distributor, err := ca.NewDistributor(ca.DistributorConfig{
+		Client: t.client, Cluster: id, SystemNamespace: s.Namespace, Replica: s.PodName,
 		Bundle: r.c.trust.rootsPEM, CRL: r.c.trust.authority.CRLPEM, OnChange: r.c.trust.authority.OnChange, Logger: r.log,
 	})
 	if err != nil {
 		r.log.Error("roots are not distributed", zap.String("cluster", string(id)), zap.Error(err))
 		return
 	}
+	patcher, err := webhooks.New(webhooks.Config{
+		Client: t.client, Cluster: id, Revision: s.Revision, SystemNamespace: s.Namespace, Replica: s.PodName,
+		Bundle: r.c.trust.rootsPEM, OnChange: r.c.trust.authority.OnChange, Report: r.c.reportWebhook,
+		Logger: r.c.log.Named("webhooks"), Metrics: r.hooks,
+	})
+	if err != nil {
+		r.log.Error("webhooks are not patched", zap.String("cluster", string(id)), zap.Error(err))
+		return
+	}
 	ctx, t.stop = context.WithCancel(ctx)
 	t.done = make(chan struct{})
 	go func(done chan struct{}) {
 		defer close(done)
-		for ctx.Err() == nil {
-			if err := d.Run(ctx); err != nil && ctx.Err() == nil {
-				r.log.Error("distribution of roots ended, starting again", zap.Error(err))
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(rootsRetry):
-			}
-		}
+		var both sync.WaitGroup
+		both.Go(func() { r.keep(ctx, "distribution of roots", distributor.Run) })
+		both.Go(func() { r.keep(ctx, "patching of webhooks", patcher.Run) })
+		both.Wait()
 	}(t.done)
+}
+
+// keep runs a writer again and again until the context ends.
+func (r *roots) keep(ctx context.Context, what string, run func(context.Context) error) {
+	for ctx.Err() == nil {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			r.log.Error(what+" ended, starting again", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(rootsRetry):
+		}
+	}
 }
 
 // end stops distributing and waits for it.

@@ -16,9 +16,11 @@ import (
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry"
 	"github.com/isthmus-mesh/isthmus/registry/config"
+	"github.com/isthmus-mesh/isthmus/registry/config/admission"
 	"github.com/isthmus-mesh/isthmus/registry/resolve"
 	"github.com/isthmus-mesh/isthmus/xds"
 	"github.com/isthmus-mesh/isthmus/xds/build"
+	"github.com/isthmus-mesh/isthmus/xds/match"
 )
 
 // world is where clusters come from: folders of YAML, or API servers.
@@ -55,9 +57,10 @@ type Control struct {
 	secrets  *gatewaySecrets
 	machines *machines
 	xds      *xds.Server
-	// injection is nil if the webhooks do not run.
-	injection *injection
-	page      http.Handler
+	// injection and validation are nil if the webhooks do not run.
+	injection  *injection
+	validation *admission.Handler
+	page       http.Handler
 
 	ready     chan struct{} // closed when the mesh has been read once
 	stopping  atomic.Bool
@@ -92,13 +95,14 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	}
 	c.xds, err = xds.New(xds.Config{
 		Store:         c.store,
-		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.NameTables{}},
+		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.Extensions{}, build.NameTables{}},
 		DeriveView:    build.DeriveView,
 		Ready:         func() bool { return c.notReady() == "" },
 		ViewConcerned: build.ViewConcerned,
 		Authenticate:  c.admit,
 		Reports:       c.reports(),
 		PerProxy:      map[string]xds.PerProxy{typeSecret: c.secrets},
+		Problem:       newLeftOut(c.problems, log.Named("ads"), c.metrics).note,
 		Identifier:    s.PodName,
 		Build:         b.forIstioctl(),
 		DebugCaller:   c.debugCaller,
@@ -140,6 +144,9 @@ func (c *Control) notReady() string {
 		return "shutting down"
 	}
 	if reason := c.world.notReady(); reason != "" || !c.secured() {
+		return reason
+	}
+	if reason := c.injection.notReady(); reason != "" {
 		return reason
 	}
 	return c.trust.notReady()
@@ -213,6 +220,11 @@ func (c *Control) Run(ctx context.Context) error {
 	parts = append(parts, c.securityParts()...)
 	parts = append(parts, c.webhookParts()...)
 	parts = append(parts, c.machineParts()...)
+	gateways, err := c.gatewayParts()
+	if err != nil {
+		return err
+	}
+	parts = append(parts, gateways...)
 	if l := c.listeners["plaintext ADS"]; l != nil {
 		parts = append(parts, part{"plaintext ADS", c.servePlaintext(l)})
 	}
@@ -318,6 +330,11 @@ func (c *Control) debugHandlers() []namedHandler {
 		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { writeJSON(w, r, c.Overview()) })})
 }
 
-func explain(in build.Inputs, v build.View, host string, port uint16) any {
-	return build.Explain(in, v, mesh.Hostname(host), port)
+func explain(in build.Inputs, v build.View, host string, port uint16, r match.Request) any {
+	x := build.Explain(in, v, mesh.Hostname(host), port)
+	var err error
+	if x.Route, err = build.ExplainRoute(in, v, r, port); err != nil {
+		x.Notes = append(x.Notes, err.Error())
+	}
+	return x
 }

@@ -40,6 +40,11 @@ func injectorConfigMap(t *testing.T, template string) string {
 	return string(out)
 }
 
+// reviewOfBadGateway asks whether a Gateway without servers may be created.
+const reviewOfBadGateway = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE",
+"kind":{"group":"networking.istio.io","version":"v1","kind":"Gateway"},"resource":{"group":"networking.istio.io","version":"v1","resource":"gateways"},
+"namespace":"shop","name":"edge","object":{"apiVersion":"networking.istio.io/v1","kind":"Gateway","metadata":{"name":"edge","namespace":"shop"},"spec":{"selector":{"app":"edge"}}}}}`
+
 // The webhook listens over TLS with a certificate of the mesh's CA for the name
 // that API servers call, and injects what the folder's ConfigMap says.
 func TestWebhookOverTLS(t *testing.T) {
@@ -53,7 +58,6 @@ func TestWebhookOverTLS(t *testing.T) {
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "istiod.istio-system.svc", MinVersion: tls.VersionTLS12}}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
-	require.Eventually(t, func() bool { return r.control.injection.config() != nil }, 20*time.Second, 10*time.Millisecond)
 
 	resp, err := client.Post("https://"+r.control.WebhookAddr()+"/inject/cluster/c2?timeout=5s", "application/json", strings.NewReader(reviewOfWeb))
 	require.NoError(t, err)
@@ -65,6 +69,14 @@ func TestWebhookOverTLS(t *testing.T) {
 	require.NoError(t, json.Unmarshal(body, &review))
 	require.True(t, review.Response.Allowed)
 	require.Contains(t, string(review.Response.Patch), "the folder in c2")
+
+	checked, err := client.Post("https://"+r.control.WebhookAddr()+"/validate", "application/json", strings.NewReader(reviewOfBadGateway))
+	require.NoError(t, err)
+	verdict := admissionv1.AdmissionReview{}
+	require.NoError(t, json.NewDecoder(checked.Body).Decode(&verdict))
+	require.NoError(t, checked.Body.Close())
+	require.False(t, verdict.Response.Allowed)
+	require.Contains(t, verdict.Response.Result.Message, "spec.servers")
 
 	ready, err := client.Get("https://" + r.control.WebhookAddr() + "/ready")
 	require.NoError(t, err)
@@ -83,12 +95,14 @@ func TestWebhookOverTLS(t *testing.T) {
 func TestInjectionConfigurationKeepsTheLastGood(t *testing.T) {
 	c := filesControl(t)
 	i := newInjection(c)
+	require.NotEmpty(t, i.notReady())
 	data := func(template string) map[string]string {
 		var cm corev1.ConfigMap
 		require.NoError(t, yaml.Unmarshal([]byte(injectorConfigMap(t, template)), &cm))
 		return cm.Data
 	}
 	i.take(data("{{ broken"), true)
+	require.Empty(t, i.notReady())
 	require.Nil(t, i.config(), "nothing is in force before anything good was there")
 	problems := c.problems.List()
 	require.Len(t, problems, 1)
