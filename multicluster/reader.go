@@ -63,7 +63,7 @@ func createReader(ctx context.Context, o RemoteSecretOptions) error {
 			return err
 		}},
 		{"role " + o.Namespace + "/" + name, "roles", o.Namespace, func() error {
-			_, err := api.RbacV1().Roles(o.Namespace).Create(ctx, &rbacv1.Role{ObjectMeta: meta(name), Rules: systemReaderRules()}, opts)
+			_, err := api.RbacV1().Roles(o.Namespace).Create(ctx, &rbacv1.Role{ObjectMeta: meta(name), Rules: systemReaderRules(o.ServiceAccount)}, opts)
 			return err
 		}},
 		{"role binding " + o.Namespace + "/" + name, "rolebindings", o.Namespace, func() error {
@@ -95,7 +95,10 @@ func readerRules() []rbacv1.PolicyRule {
 }
 
 // systemReaderRules are what it needs in the system namespace: the cluster's
-// own mesh configuration.
-func systemReaderRules() []rbacv1.PolicyRule {
-	return []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch"}}}
+// own mesh configuration, and a new token for itself before the old one ends.
+func systemReaderRules(account string) []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, ResourceNames: []string{account}, Verbs: []string{"create"}},
+	}
 }

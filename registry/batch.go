@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -70,7 +68,7 @@ func (b *batch) update(id mesh.ClusterID, sh *shard, u Update) {
 		case o.Key.Kind == mesh.KindWorkloadEntry: // no policy looks at those: what they mean is derived
 			b.updateMachine(id, o.Key, o.Object)
 		case id == b.store.primary:
-			b.touchObject(o.Key, o.Object)
+			b.touchObject(o.Key, b.shown(o.Key, o.Object))
 			if o.Key.Kind == mesh.KindServiceEntry {
 				b.store.entries.SetEntry(o.Key, o.Object)
 			}
@@ -184,7 +182,7 @@ func sameObject(a, b *mesh.Object) bool {
 		return a == b
 	}
 	return a.Created.Equal(b.Created) && a.Origin == b.Origin && maps.Equal(a.Labels, b.Labels) &&
-		maps.Equal(a.Annotations, b.Annotations) && a.Status.Equal(b.Status) && proto.Equal(a.Spec, b.Spec)
+		maps.Equal(a.Annotations, b.Annotations) && a.Status.Equal(b.Status) && sameSpec(a, b)
 }
 
 // publish makes the new revision visible and tells the listeners, unless
@@ -195,7 +193,7 @@ func (b *batch) publish() {
 		b.touch(k)
 	}
 	old := s.catalog.Load()
-	next := Change{Revision: s.revision + 1, Since: b.since, Objects: objectChanges(old, b.objects), Workloads: b.workloads}
+	next := Change{Revision: s.revision + 1, Since: b.since, Workloads: b.workloads}
 	var defs map[mesh.ServiceKey]*mesh.Service
 	var gone []mesh.ServiceKey
 	for k := range b.services {
@@ -218,7 +216,10 @@ func (b *batch) publish() {
 		}
 	}
 	cat := b.nextCatalog(old, defs)
-	next.Scope = b.scope
+	if b.route(cat, next.Services) {
+		cat.objects = old.objects.with(b.objects)
+	}
+	next.Scope, next.Objects = b.scope, objectChanges(old, b.objects)
 	if next.Empty() {
 		return
 	}

@@ -32,6 +32,8 @@ type Catalog struct {
 	clusters map[mesh.ClusterID]Cluster
 	gateways *gatewaySet
 	objects  objectTable
+	// noObjects keeps what is derived of kinds that have none.
+	noObjects *objectList
 }
 
 // Service returns the service with the key, or nil.

@@ -51,7 +51,9 @@ func (c *Catalog) Object(k mesh.ObjectKey) *mesh.Object {
 func Derived[T any](c *Catalog, kind mesh.ObjectKind, derive func([]*mesh.Object) T) T {
 	l := c.objects[kind]
 	if l == nil {
-		return derive(nil)
+		if l = c.noObjects; l == nil { // no Store made the catalog
+			return derive(nil)
+		}
 	}
 	cell, ok := l.derived.Load((*T)(nil))
 	if !ok {

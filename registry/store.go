@@ -47,6 +47,8 @@ type Store struct {
 	shards   map[mesh.ClusterID]*shard
 	// entries derives services and endpoints from the objects of the shards.
 	entries *entry.Index
+	// routing is what was derived from the objects of the Gateway API.
+	routing routing
 	// owned is the newest generation that ever owned a cluster, also of clusters
 	// that left: what an older sink still says is out of date.
 	owned    map[mesh.ClusterID]uint64
@@ -84,7 +86,7 @@ func NewStore(c Config) *Store {
 	}
 	s.setSettings(c.Settings)
 	s.entries = entry.NewIndex(trustDomain(s.settings))
-	first := &Catalog{Primary: c.Primary, Settings: s.settings, hosts: newHostTable(),
+	first := &Catalog{Primary: c.Primary, noObjects: &objectList{}, Settings: s.settings, hosts: newHostTable(),
 		clusters: map[mesh.ClusterID]Cluster{}}
 	first.index()
 	first.gateways = s.mergeGateways(first)

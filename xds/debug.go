@@ -133,6 +133,8 @@ func synczPrefix(url string) string {
 		return "listener"
 	case TypeRDS:
 		return "route"
+	case build.TypeExtension:
+		return "extensionconfig"
 	}
 	return ""
 }

@@ -96,7 +96,7 @@ func (srv *Server) serveNdsz(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveConfigDump prints what a proxy was sent in the form of Envoy's own
-// config_dump. types=clusters,listeners,routes,endpoints selects, include_eds
+// config_dump. types=clusters,listeners,routes,extensions,endpoints selects, include_eds
 // adds the endpoints.
 func (srv *Server) serveConfigDump(w http.ResponseWriter, r *http.Request) {
 	s := srv.proxyOf(w, r)
@@ -104,12 +104,12 @@ func (srv *Server) serveConfigDump(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	want := map[string]bool{"clusters": true, "listeners": true, "routes": true, "endpoints": q.Has("include_eds")}
+	want := map[string]bool{"clusters": true, "listeners": true, "routes": true, "extensions": true, "endpoints": q.Has("include_eds")}
 	if types := q.Get("types"); types != "" {
 		clear(want)
 		for _, t := range strings.Split(types, ",") {
 			if k := srv.kinds.byURL[strings.TrimSpace(t)]; k != nil {
-				t = map[string]string{"cds": "clusters", "eds": "endpoints", "lds": "listeners", "rds": "routes"}[k.short]
+				t = map[string]string{"cds": "clusters", "eds": "endpoints", "lds": "listeners", "rds": "routes", "ecds": "extensions"}[k.short]
 			}
 			want[strings.TrimSpace(t)] = true
 		}
@@ -120,6 +120,7 @@ func (srv *Server) serveConfigDump(w http.ResponseWriter, r *http.Request) {
 		dump func(*stream) proto.Message
 	}{
 		{"clusters", clustersDump}, {"listeners", listenersDump}, {"routes", routesDump},
+		{"extensions", extensionsDump},
 		{"endpoints", func(s *stream) proto.Message { return endpointsDump(s) }},
 	} {
 		if !want[part.name] {
@@ -177,6 +178,16 @@ func routesDump(s *stream) proto.Message {
 	list, _ := s.held(TypeRDS)
 	for _, a := range list {
 		d.DynamicRouteConfigs = append(d.DynamicRouteConfigs, &adminv3.RoutesConfigDump_DynamicRouteConfig{VersionInfo: version, RouteConfig: a, LastUpdated: at})
+	}
+	return d
+}
+
+func extensionsDump(s *stream) proto.Message {
+	version, at := s.sentAt(build.TypeExtension)
+	d := &adminv3.EcdsConfigDump{}
+	list, _ := s.held(build.TypeExtension)
+	for _, a := range list {
+		d.EcdsFilters = append(d.EcdsFilters, &adminv3.EcdsConfigDump_EcdsFilterConfig{VersionInfo: version, EcdsFilter: a, LastUpdated: at})
 	}
 	return d
 }

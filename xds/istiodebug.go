@@ -165,7 +165,7 @@ func (d *istioDebug) configDump(who asker, names []string) ([]NamedAny, error) {
 	var out []NamedAny
 	for _, part := range []proto.Message{
 		&adminv3.BootstrapConfigDump{}, clustersDump(s), listenersDump(s), &adminv3.ScopedRoutesConfigDump{},
-		routesDump(s), &adminv3.SecretsConfigDump{}, &adminv3.EcdsConfigDump{},
+		routesDump(s), &adminv3.SecretsConfigDump{}, extensionsDump(s),
 	} {
 		a, err := anypb.New(part)
 		if err != nil {

@@ -58,7 +58,7 @@ type Store interface {
 type Config struct {
 	// Store is what there is to tell.
 	Store Store
-	// Generators make the resources, in push order: CDS, EDS, LDS, RDS.
+	// Generators make the resources, in push order: CDS, EDS, LDS, RDS, ECDS.
 	Generators []build.Generator
 	// DeriveView reduces a proxy to what its configuration depends on.
 	DeriveView func(build.Inputs, *mesh.Proxy, *mesh.Workload) build.View
@@ -93,6 +93,9 @@ type Config struct {
 	Debug    http.Handler
 	Settings Settings
 
+	// Problem takes note of a part of an object that resources are made without,
+	// see [build.Inputs]; nil ignores it.
+	Problem func(object *mesh.Object, field, message string)
 	Log     *zap.Logger           // nil: none
 	Metrics prometheus.Registerer // nil: not registered
 	Clock   func() time.Time      // nil: time.Now
@@ -149,7 +152,7 @@ func New(c Config) (*Server, error) {
 		c.Identifier = "isthmus"
 	}
 	c.Settings = c.Settings.withDefaults()
-	srv := &Server{cfg: c, log: c.Log, sets: newNameSets(), queue: newQueue(c.Settings.Workers), pending: newPending(c.Store), snapshot: &snapshot{},
+	srv := &Server{cfg: c, log: c.Log, sets: newNameSets(), queue: newQueue(c.Settings.Workers), pending: newPending(c.Store), snapshot: &snapshot{report: c.Problem},
 		admission: make(chan struct{}, c.Settings.Admission), stopped: make(chan struct{}), streams: map[*stream]struct{}{}}
 	b := &builder{inputs: srv.snapshot.inputs, report: srv.reportBuild}
 	srv.graph = newGraph(b, srv.snapshot)

@@ -20,6 +20,7 @@ import (
 type snapshot struct {
 	catalog atomic.Pointer[registry.Catalog]
 	cells   sync.Map // mesh.ServiceKey -> *registry.EndpointSet
+	report  func(object *mesh.Object, field, message string)
 }
 
 var noEndpoints = &registry.EndpointSet{} //nolint:gochecknoglobals // a constant
@@ -33,7 +34,7 @@ func (s *snapshot) Endpoints(k mesh.ServiceKey) *registry.EndpointSet {
 }
 
 func (s *snapshot) inputs() build.Inputs {
-	return build.Inputs{Catalog: s.catalog.Load(), Endpoints: s}
+	return build.Inputs{Catalog: s.catalog.Load(), Endpoints: s, Report: s.report}
 }
 
 func (s *snapshot) revision() uint64 { return s.catalog.Load().Revision }

@@ -101,12 +101,12 @@ func (g *graph) deriveView(s *stream) {
 
 // update works a change into one kind.
 func (g *graph) update(k *kind, in build.Inputs, c *registry.Change, definitions bool) {
-	names := map[string]struct{}{}
+	names := map[string][]*class{}
 	for _, cl := range g.classes[k.index] {
 		aff := build.Affected{All: true} // if it cannot be told
 		_ = g.builder.guard(func() error { aff = k.gen.Affected(in, cl.view, c); return nil })
 		for _, n := range aff.Names {
-			names[n] = struct{}{}
+			names[n] = append(names[n], cl)
 		}
 		for gr := range cl.groups {
 			switch {
@@ -120,9 +120,11 @@ func (g *graph) update(k *kind, in build.Inputs, c *registry.Change, definitions
 			}
 		}
 	}
-	for n := range names {
+	for n, classes := range names {
 		for _, e := range g.named[k.index][n] {
-			g.refresh(e)
+			if len(classes) == len(g.classes[k.index]) || e.isOf(classes) {
+				g.refresh(e)
+			}
 		}
 	}
 	for _, e := range g.changed {
@@ -133,6 +135,19 @@ func (g *graph) update(k *kind, in build.Inputs, c *registry.Change, definitions
 		}
 	}
 	g.changed = g.changed[:0]
+}
+
+// isOf reports whether a group of any of the classes has the entry, or nobody has
+// it yet. What only others have is as it was: that is what their class says.
+func (e *entry) isOf(classes []*class) bool {
+	for _, f := range e.facets {
+		for gr := range f.groups {
+			if slices.Contains(classes, gr.class) {
+				return true
+			}
+		}
+	}
+	return len(e.facets) == 0
 }
 
 // renew works a group out from nothing, and its entries with it.

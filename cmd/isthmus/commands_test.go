@@ -78,7 +78,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"port", []string{"explain", "north/web-v1-0.shop", "checkout", "http", "--address", address}, exitUsage, []string{"1 to 65535"}},
 		{"log level", []string{"serve", "--log_output_level", "loud"}, exitUsage, []string{`"loud"`, "warn"}},
 		{"world", []string{"serve", "--files", "nowhere"}, exitFailed, []string{"sub-folder"}},
-		{"secret type", []string{"create-remote-secret", "--type", "config"}, exitUsage, []string{"only remote"}},
+		{"secret type", []string{"create-remote-secret", "--type", "other"}, exitUsage, []string{"remote, config"}},
 		{"auth type", []string{"create-remote-secret", "--auth-type", "plugin"}, exitUsage, []string{"only bearer-token"}},
 		{"token duration", []string{"create-remote-secret", "--token-duration", "1s"}, exitUsage, []string{"10m"}},
 		{"kubeconfig", []string{"create-remote-secret", "--kubeconfig", "nowhere"}, exitFailed, []string{"--kubeconfig", "--context"}},
@@ -120,7 +120,7 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		require.Contains(t, r.out, strings.Split(c.Long, "\n")[0])
 		require.Contains(t, r.out, "Usage:")
 	})
-	require.Equal(t, 10, n)
+	require.GreaterOrEqual(t, n, 16)
 }
 
 // ended is a context in which everything ends as soon as it has begun.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,11 +101,11 @@ func (e environment) demo(ctx context.Context, f demoFlags) error {
 	if err := d.control.Listen(); err != nil {
 		return fmt.Errorf("%w; leave out --grpcAddr and --httpAddr for any free port", err)
 	}
-	if d.client, err = client.New(d.control.HTTPAddr()); err != nil {
+	if d.client, err = client.New(reachable(d.control.HTTPAddr())); err != nil {
 		return err
 	}
 	defer d.client.Close()
-	if d.conn, err = grpc.NewClient(d.control.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+	if d.conn, err = grpc.NewClient(reachable(d.control.GRPCAddr()), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		return fmt.Errorf("dial own ADS address: %w", err)
 	}
 	defer func() { _ = d.conn.Close() }() // it is ours on both ends
@@ -304,7 +305,17 @@ func (d *demo) welcome() error {
 		"page  %s\nADS   %s (plaintext)\n\nWhat each proxy is told, and why:\n",
 		count(len(o.Clusters), "cluster", "clusters"), count(len(o.Registry.Services), "service", "services"), d.settings.Files,
 		count(len(d.proxies), "proxy", "proxies"), time.Since(d.since).Milliseconds(),
-		d.screen.paint(bold, "http://"+d.control.HTTPAddr()+"/debug/"), d.control.GRPCAddr()))
+		d.screen.paint(bold, "http://"+reachable(d.control.HTTPAddr())+"/debug/"), reachable(d.control.GRPCAddr())))
+}
+
+// reachable is an address to dial for one that is listened on: who listens on all
+// addresses of the machine is found at the local one.
+func reachable(addr string) string {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil || !a.Addr().IsUnspecified() {
+		return addr
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), a.Port()).String()
 }
 
 func (d *demo) hint() error {
@@ -315,7 +326,7 @@ func (d *demo) hint() error {
 Now edit a file below %[1]s and save it: what changes for a proxy is printed here.
 %[2]sAsk yourself: isthmus explain --address http://%[3]s %[4]s %[5]s
 End with Ctrl-C.
-`, d.settings.Files, d.ideas(), d.control.HTTPAddr(), d.proxies[0].ref(), d.hosts[0]))
+`, d.settings.Files, d.ideas(), reachable(d.control.HTTPAddr()), d.proxies[0].ref(), d.hosts[0]))
 }
 
 // ideas names the file that tells what to try, if the world has one.

@@ -34,6 +34,15 @@ func TestDemoOnce(t *testing.T) {
 	golden(t, "demo.golden", answers)
 }
 
+// A demo that listens on all addresses is found at the local one.
+func TestDemoOnAllAddresses(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), demoPatience)
+	defer cancel()
+	r := runCommand(ctx, "demo", "--once", "--files", demoWorld, "--primary", "north", "--httpAddr", ":0", "--grpcAddr", "0.0.0.0:0")
+	require.Zero(t, r.code, r.err)
+	require.Regexp(t, `page  http://127\.0\.0\.1:\d+/debug/\nADS   127\.0\.0\.1:\d+ `, r.out)
+}
+
 // liveDemo is a demo that runs on a copy of the world.
 type liveDemo struct {
 	t     *testing.T

@@ -21,7 +21,7 @@ func main() {
 	defer stop()
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
-	e := environment{out: os.Stdout, err: os.Stderr, getenv: os.Getenv, build: buildOf(version)}
+	e := environment{out: os.Stdout, err: os.Stderr, getenv: os.Getenv, environ: os.Environ, build: buildOf(version), adoptKlog: adoptKlog}
 	os.Exit(e.run(ctx, os.Args[1:]))
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -16,6 +17,20 @@ import (
 
 // remoteSecretTimeout bounds the whole command.
 const remoteSecretTimeout = 2 * time.Minute
+
+// Types of secrets.
+const (
+	kindRemote = "remote"
+	kindConfig = "config"
+)
+
+// Where an external control plane looks for the cluster with its configuration,
+// and the account that chart isthmus makes for it there.
+const (
+	configSecretName = "istio-kubeconfig"
+	configSecretKey  = "config"
+	configAccount    = "istiod"
+)
 
 // remoteSecretFlags are the flags of create-remote-secret, named as istioctl
 // names them.
@@ -45,7 +60,11 @@ by running the command again. The control plane takes a renewed Secret without a
 
   # with a token that ends, and an address that the primary can reach
   isthmus create-remote-secret --context west --name west --token-duration 720h \
-    --server https://west.example.com:6443 | kubectl apply -f - --context east`,
+    --server https://west.example.com:6443 | kubectl apply -f - --context east
+
+  # let a control plane in cluster admin take its configuration from cluster east, where
+  # chart isthmus was installed with global.configCluster=true
+  isthmus create-remote-secret --type config --context east --name east | kubectl apply -f - --context admin`,
 		Args: between(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error { return e.remoteSecret(cmd.Context(), f) },
 	}
@@ -60,15 +79,15 @@ by running the command again. The control plane takes a renewed Secret without a
 	fs.StringVar(&f.ca, "certificate-authority", "", "PEM file that verifies --server; default: the cluster's own authority")
 	fs.DurationVar(&f.tokenDuration, "token-duration", 0, "lifetime of the token, 0 = it does not end")
 	fs.BoolVar(&f.createAccount, "create-service-account", true, "create the service account and its rights unless they exist")
-	fs.StringVar(&f.kind, "type", "remote", "type of the secret; only remote is there")
+	fs.StringVar(&f.kind, "type", kindRemote, "remote: the primary reads this cluster; config: an external control plane takes its configuration from it")
 	fs.StringVar(&f.auth, "auth-type", "bearer-token", "how the primary proves itself; only bearer-token is there")
 	return cmd
 }
 
 func (f *remoteSecretFlags) check() error {
 	switch {
-	case f.kind != "remote":
-		return usageError{fmt.Errorf("--type %s: only remote is supported; a primary that reads its configuration elsewhere takes --kubeconfig", f.kind)}
+	case f.kind != kindRemote && f.kind != kindConfig:
+		return usageError{fmt.Errorf("--type %q is not one of remote, config", f.kind)}
 	case f.auth != "bearer-token":
 		return usageError{fmt.Errorf("--auth-type %s: only bearer-token is supported; the control plane runs no plugins named in a kubeconfig", f.auth)}
 	case f.tokenDuration < 0 || f.tokenDuration > 0 && f.tokenDuration < 10*time.Minute:
@@ -91,18 +110,32 @@ func (e environment) remoteSecret(ctx context.Context, f remoteSecretFlags) erro
 	if err != nil {
 		return err
 	}
+	reads, place := "read", "primary cluster"
+	if f.kind == kindConfig {
+		reads, place = "configure", "cluster that the control plane runs in"
+		makeConfigSecret(secret)
+	}
 	text, err := multicluster.Encode(secret)
 	if err != nil {
 		return err
 	}
 	name := secret.Annotations[multicluster.ClusterAnnotation]
-	if _, err := fmt.Fprintf(e.out, "# Credentials: whoever has this text can read cluster %s.\n%s---\n", name, text); err != nil {
+	if _, err := fmt.Fprintf(e.out, "# Credentials: whoever has this text can %s cluster %s.\n%s---\n", reads, name, text); err != nil {
 		return fmt.Errorf("print secret of cluster %s: %w", name, err)
 	}
 	if isTerminal(e.out) {
-		e.complain("\nApply this in the primary cluster: pipe it to kubectl apply -f - --context PRIMARY\n")
+		e.complain("\nApply this in the %s: pipe it to kubectl apply -f - --context CONTEXT\n", place)
 	}
 	return nil
+}
+
+// makeConfigSecret turns a remote secret into the one that an external control
+// plane mounts. It must not look like a remote secret, or the cluster would be
+// read twice.
+func makeConfigSecret(s *corev1.Secret) {
+	kubeconfig := s.StringData[s.Annotations[multicluster.ClusterAnnotation]]
+	s.Name, s.Labels = configSecretName, nil
+	s.StringData = map[string]string{configSecretKey: kubeconfig}
 }
 
 // options connects to the remote cluster.
@@ -126,6 +159,12 @@ func (f *remoteSecretFlags) options() (multicluster.RemoteSecretOptions, error) 
 	if f.ca != "" {
 		if ca, err = os.ReadFile(f.ca); err != nil {
 			return none, fmt.Errorf("read --certificate-authority: %w", err)
+		}
+	}
+	if f.kind == kindConfig {
+		f.createAccount = false // its rights are the chart's
+		if f.account == multicluster.ReaderAccount {
+			f.account = configAccount
 		}
 	}
 	return multicluster.RemoteSecretOptions{Client: client, RESTConfig: cfg, Name: f.name, ServiceAccount: f.account,

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 )
@@ -24,7 +25,11 @@ const (
 type environment struct {
 	out, err io.Writer
 	getenv   func(string) string
-	build    serve.Build
+	// environ lists all variables, to name those that mean nothing; may be nil.
+	environ func() []string
+	build   serve.Build
+	// adoptKlog is told of the log of a control plane, once; nil does nothing.
+	adoptKlog func(*zap.Logger)
 	// args is the command line without the program's name.
 	args []string
 }
@@ -76,7 +81,9 @@ service of all of them: pod IPs on its own network, east-west gateways for the o
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(e.serveCommand(), e.demoCommand(), e.statusCommand(), e.explainCommand(),
-		e.remoteSecretCommand(), e.caCommand(), e.versionCommand())
+		e.remoteSecretCommand(), e.caCommand(), e.injectCommand(), e.versionCommand(),
+		e.installCommand(), e.uninstallCommand(), e.manifestCommand(),
+		e.joinCommand(), e.leaveCommand())
 	return root
 }
 

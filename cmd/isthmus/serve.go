@@ -10,7 +10,8 @@ import (
 )
 
 func (e environment) serveCommand() *cobra.Command {
-	settings, logs := serve.Defaults(e.getenv), logOptions{}
+	read := map[string]bool{}
+	settings, logs := serve.Defaults(knownBy(e.getenv, read)), logOptions{}
 	cmd := &cobra.Command{
 		Use:     "serve",
 		Aliases: []string{"discovery"},
@@ -33,7 +34,11 @@ Clusters come from kubeconfigs in Secrets labelled istio/multiCluster=true of th
 		Args:               between(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// The parser skips unknown flags without a word, so they are looked for again.
-			return e.serve(cmd.Context(), settings, logs, unknownFlags(cmd.Flags(), e.args))
+			ignored := ignored{flags: unknownFlags(cmd.Flags(), e.args)}
+			if e.environ != nil {
+				ignored.variables = unknownVariables(e.environ(), read)
+			}
+			return e.serve(cmd.Context(), settings, logs, ignored)
 		},
 	}
 	settings.Bind(cmd.Flags())
@@ -41,15 +46,24 @@ Clusters come from kubeconfigs in Secrets labelled istio/multiCluster=true of th
 	return cmd
 }
 
-func (e environment) serve(ctx context.Context, settings serve.Settings, logs logOptions, unknown []string) error {
+// ignored is what in the command line and the environment means nothing here.
+type ignored struct{ flags, variables []string }
+
+func (e environment) serve(ctx context.Context, settings serve.Settings, logs logOptions, unknown ignored) error {
 	log, err := logs.logger(e.err)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // stderr cannot be synced everywhere
+	if e.adoptKlog != nil {
+		e.adoptKlog(log)
+	}
 	log.Info("isthmus starts", zap.String("version", e.build.Line()), zap.String("primary", settings.Primary))
-	for _, name := range unknown {
+	for _, name := range unknown.flags {
 		log.Warn("flag is not known and is ignored", zap.String("flag", name))
+	}
+	for _, name := range unknown.variables {
+		log.Warn("variable of istiod means nothing here and is ignored", zap.String("variable", name))
 	}
 	control, err := serve.New(settings, e.build, log)
 	if err != nil {

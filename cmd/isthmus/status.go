@@ -79,7 +79,7 @@ func (r report) print(w io.Writer) error {
 		title, empty string
 		table        *table
 	}{
-		{"CLUSTERS", "none yet; join one: isthmus create-remote-secret --help", r.clusters()},
+		{"CLUSTERS", "none yet; join one: isthmus join --help", r.clusters()},
 		{"REFUSED", "", r.refused()},
 		{"NETWORKS", "none yet", r.networks()},
 		{"SERVICES", "none yet", r.services()},
@@ -129,6 +129,11 @@ func (r report) clusters() *table {
 		t.add(row...)
 		if c.Reason != "" {
 			t.note(oneLine(c.Reason))
+		}
+		for _, token := range r.o.Tokens {
+			if token.Cluster == c.ID && token.Problem != "" {
+				t.note(oneLine(token.Problem))
+			}
 		}
 	}
 	return t

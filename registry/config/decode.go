@@ -22,6 +22,9 @@ import (
 // validation refuses are errors that name the object and, as a [FieldError],
 // the field.
 func Decode(cluster mesh.ClusterID, k Kind, objJSON []byte) (*mesh.Object, error) {
+	if o, known, err := decodeValue(cluster, k, objJSON); known {
+		return o, err
+	}
 	d, ok := lookupKind(k.Kind)
 	if !ok {
 		return nil, fmt.Errorf("decode object in cluster %s: kind %q is not one that is read", cluster, k.Kind)

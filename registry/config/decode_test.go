@@ -23,7 +23,12 @@ func TestLookup(t *testing.T) {
 		require.True(t, ok, v)
 		require.Equal(t, Kind{Kind: mesh.KindGateway, Group: "networking.istio.io", Version: "v1", Resource: "gateways"}, k)
 	}
-	for apiVersion, kind := range map[string]string{"v1": "Gateway", "gateway.networking.k8s.io/v1": "Gateway",
+	for _, v := range []string{"v1", "v1beta1"} { // the Gateway API has a Gateway, too
+		k, ok := Lookup("gateway.networking.k8s.io/"+v, "Gateway")
+		require.True(t, ok, v)
+		require.Equal(t, mesh.KindGatewayAPIGateway, k.Kind)
+	}
+	for apiVersion, kind := range map[string]string{"v1": "Gateway", "gateway.networking.k8s.io/v2": "Gateway",
 		"networking.istio.io/v2": "Gateway", "networking.istio.io/v1": "Nonsense", "": ""} {
 		_, ok := Lookup(apiVersion, kind)
 		require.False(t, ok, "%s %s", apiVersion, kind)

@@ -86,7 +86,8 @@ func checks[M proto.Message](f func(*checker, M)) func(*checker, proto.Message) 
 	return func(c *checker, m proto.Message) { f(c, m.(M)) }
 }
 
-// Kinds lists the kinds that are read.
+// Kinds lists Istio's kinds that are read. Those of the Gateway API are
+// [GatewayKinds].
 func Kinds() []Kind {
 	all := table()
 	out := make([]Kind, len(all))
@@ -113,7 +114,7 @@ func Lookup(apiVersion, kind string) (Kind, bool) {
 			}
 		}
 	}
-	return Kind{}, false
+	return lookupGateway(group, version, kind)
 }
 
 func lookupKind(k mesh.ObjectKind) (descriptor, bool) {

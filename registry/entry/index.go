@@ -115,7 +115,7 @@ func (x *Index) SetEntry(k mesh.ObjectKey, o *mesh.Object) {
 	if now != nil {
 		x.link(now)
 	}
-	x.reallocate = x.reallocate || claimsOf(old) != nil || claimsOf(now) != nil || reserves(old) || reserves(now)
+	x.reallocate = x.reallocate || !claimAlike(old, now)
 }
 
 func (x *Index) unlink(e *Entry) {
@@ -297,7 +297,7 @@ func (x *Index) Flush(pods func() iter.Seq[Pod]) []mesh.ServiceKey {
 			out = append(out, k)
 		}
 	}
-	clear(x.dirty)
+	x.dirty = map[mesh.ServiceKey]struct{}{} // clearing one that was large would cost as much every time
 	return out
 }
 
@@ -367,16 +367,16 @@ func (e *Entry) held(host mesh.Hostname) []netip.Addr {
 	return out
 }
 
-// claimsOf lists the hosts of an entry that want a virtual IP.
-func claimsOf(e *Entry) []mesh.Hostname {
-	if e == nil || !e.allocate {
-		return nil
+// claimAlike reports whether two states of an entry, either of which may be nil,
+// ask for the same virtual IPs and keep the same ones from others.
+func claimAlike(a, b *Entry) bool {
+	if a == nil || b == nil {
+		e := cmp.Or(a, b)
+		return e == nil || !e.allocate && len(e.base.Addresses) == 0
 	}
-	return slices.DeleteFunc(slices.Clone(e.Hosts), func(h mesh.Hostname) bool { return !e.Allocates(h) })
+	return a.allocate == b.allocate && slices.Equal(a.base.Addresses, b.base.Addresses) && slices.Equal(a.Hosts, b.Hosts) &&
+		a.Object.Created.Equal(b.Object.Created) && a.Object.Status.Equal(b.Object.Status)
 }
-
-// reserves reports whether an entry's own addresses are none to be given away.
-func reserves(e *Entry) bool { return e != nil && len(e.base.Addresses) > 0 }
 
 // rederive brings one host up to date and reports whether it differs now.
 func (x *Index) rederive(k mesh.ServiceKey) bool {

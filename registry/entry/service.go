@@ -51,7 +51,9 @@ func ReadEntry(o *mesh.Object, trustDomain string) *Entry {
 		Created:             o.Created,
 		Origin:              o.Origin,
 	}
-	e.base.Addresses, e.base.Prefixes = readAddresses(spec.GetAddresses())
+	if spec.GetResolution() != networking.ServiceEntry_DYNAMIC_DNS { // has none that could be dialled
+		e.base.Addresses, e.base.Prefixes = readAddresses(spec.GetAddresses())
+	}
 	e.inline = slices.DeleteFunc(readInline(o, spec, trustDomain), func(m *Member) bool { return !reachable(e.base.Resolution, m) })
 	e.allocate = len(spec.GetAddresses()) == 0 && e.base.Resolution != mesh.ResolutionPassthrough && !strings.EqualFold(o.Labels[labelAllocate], "false")
 	return e
@@ -72,7 +74,7 @@ func trafficDistribution(s string) string {
 // resolved in a way: only proxies resolve names, and only if told to.
 func reachable(r mesh.Resolution, m *Member) bool {
 	switch {
-	case r == mesh.ResolutionPassthrough, r == mesh.ResolutionDynamicDNS:
+	case r == mesh.ResolutionPassthrough:
 		return len(m.Workload.Addresses) > 0 && m.Workload.Kind != KindInline
 	case m.Workload.Host == "":
 		return len(m.Workload.Addresses) > 0 || m.Workload.NetworkLabel != ""
@@ -122,6 +124,9 @@ func readPorts(list []*networking.ServicePort) []mesh.Port {
 	return out
 }
 
+// resolutionOf translates a resolution. DYNAMIC_DNS, which is for hosts with a
+// wildcard, is as none: the workload has looked the name up already, and is taken
+// where it found it.
 func resolutionOf(r networking.ServiceEntry_Resolution) mesh.Resolution {
 	switch r {
 	case networking.ServiceEntry_STATIC:
@@ -130,8 +135,6 @@ func resolutionOf(r networking.ServiceEntry_Resolution) mesh.Resolution {
 		return mesh.ResolutionDNS
 	case networking.ServiceEntry_DNS_ROUND_ROBIN:
 		return mesh.ResolutionDNSRoundRobin
-	case networking.ServiceEntry_DYNAMIC_DNS:
-		return mesh.ResolutionDynamicDNS
 	}
 	return mesh.ResolutionPassthrough
 }

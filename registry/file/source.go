@@ -303,8 +303,8 @@ func (s *Source) drop(k id) {
 }
 
 func configKind(k id) (mesh.ObjectKind, bool) {
-	for _, c := range config.Kinds() {
-		if string(c.Kind) == string(k.kind) {
+	for _, c := range append(config.Kinds(), config.GatewayKinds()...) {
+		if string(c.Kind) == string(k.kind) && k.kind != kube.KindGateway {
 			return c.Kind, true
 		}
 	}

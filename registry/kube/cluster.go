@@ -43,6 +43,9 @@ func (t *Translator) clusterState() registry.ClusterState {
 
 // setNamespace takes the network of the cluster from the system namespace.
 func (t *Translator) setNamespace(o *corev1.Namespace) {
+	if t.cfg.Primary {
+		t.setObject(namespaceObject(t.cfg.Cluster, o))
+	}
 	if o.Name != t.cfg.Namespace {
 		return
 	}
@@ -56,7 +59,18 @@ func (t *Translator) setNamespace(o *corev1.Namespace) {
 	t.setNetwork(mesh.NetworkID(network))
 }
 
+// namespaceObject is a namespace as objects of the Gateway API select it, by its
+// labels.
+func namespaceObject(cluster mesh.ClusterID, o *corev1.Namespace) *mesh.Object {
+	return &mesh.Object{
+		Key:    mesh.ObjectKey{Kind: mesh.KindNamespace, Name: o.Name},
+		Origin: mesh.ObjectRef{Cluster: cluster, Kind: string(mesh.KindNamespace), Name: o.Name},
+		Labels: o.Labels, Created: o.CreationTimestamp.Time, Version: o.ResourceVersion,
+	}
+}
+
 func (t *Translator) deleteNamespace(name string) {
+	t.DeleteObject(mesh.ObjectKey{Kind: mesh.KindNamespace, Name: name})
 	if name == t.cfg.Namespace {
 		t.setNetwork("")
 	}

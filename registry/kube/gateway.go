@@ -14,6 +14,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/config"
 )
 
 // Ports and names of network gateways.
@@ -168,9 +169,12 @@ func (t *Translator) setGateway(o *gatewayv1.Gateway) {
 	k := types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
 	var f faults
 	next := t.readGateway(o, &f)
+	if t.cfg.Primary {
+		t.setObject(config.FromGateway(t.cfg.Cluster, o))
+	}
 	t.problems.report(KindGateway, o.Namespace, o.Name, f)
 	if len(next) == 0 {
-		t.deleteGateway(k)
+		t.deleteNetworkGateway(k)
 		return
 	}
 	t.gateways[k] = next
@@ -178,6 +182,11 @@ func (t *Translator) setGateway(o *gatewayv1.Gateway) {
 }
 
 func (t *Translator) deleteGateway(k types.NamespacedName) {
+	t.DeleteObject(mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: k.Namespace, Name: k.Name})
+	t.deleteNetworkGateway(k)
+}
+
+func (t *Translator) deleteNetworkGateway(k types.NamespacedName) {
 	if _, ok := t.gateways[k]; ok {
 		delete(t.gateways, k)
 		t.dirty.cluster = true

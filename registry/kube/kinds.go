@@ -68,9 +68,18 @@ func (s *Source) builtinReaders(c kubernetes.Interface) []*reader {
 		newReader(s, "endpointslices", KindEndpointSlice, &discoveryv1.EndpointSlice{}, c.DiscoveryV1().EndpointSlices(""), all),
 		newReader(s, resourcePods, KindPod, &corev1.Pod{}, core.Pods(""), unfinished),
 		newReader(s, "nodes", KindNode, &corev1.Node{}, core.Nodes(), all),
-		newReader(s, "namespaces", KindNamespace, &corev1.Namespace{}, core.Namespaces(), named(system)),
+		newReader(s, "namespaces", KindNamespace, &corev1.Namespace{}, core.Namespaces(), s.namespaces(system)),
 		newReader(s, "configmaps", KindConfigMap, &corev1.ConfigMap{}, core.ConfigMaps(system), named(MeshConfigMap(s.cfg.Revision))),
 	}
+}
+
+// namespaces limits which namespaces are read: the system's, for the network of
+// the cluster. Of the primary all are, because listeners select them by label.
+func (s *Source) namespaces(system string) func(*metav1.ListOptions) {
+	if s.cfg.Primary {
+		return all
+	}
+	return named(system)
 }
 
 // dynamicReaders read custom resources. They are decoded one by one from their
@@ -78,12 +87,20 @@ func (s *Source) builtinReaders(c kubernetes.Interface) []*reader {
 func (s *Source) dynamicReaders(c dynamic.Interface) []*reader {
 	gateways := schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: "v1", Resource: "gateways"}
 	r := newReader(s, gateways.GroupResource().String(), KindGateway, example(gateways.GroupVersion(), "Gateway"), dynamicLister{c.Resource(gateways)},
-		func(o *metav1.ListOptions) { o.LabelSelector = labelNetwork })
+		func(o *metav1.ListOptions) {
+			if !s.cfg.Primary { // where every Gateway counts, not only those that lead to a network
+				o.LabelSelector = labelNetwork
+			}
+		})
 	r.optional, r.set = true, s.setUnstructuredGateway
 	out := append(s.clusterSetReaders(c), r)
 	for _, k := range s.objectKinds() {
 		gvr := schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Resource}
-		r := newReader(s, gvr.GroupResource().String(), Kind(k.Kind), example(gvr.GroupVersion(), string(k.Kind)), dynamicLister{c.Resource(gvr)}, all)
+		var api lister[*unstructured.UnstructuredList] = dynamicLister{c.Resource(gvr)}
+		if versions := config.GatewayVersions(k.Kind); len(versions) > 1 {
+			api = newVersionedLister(c, gvr, versions)
+		}
+		r := newReader(s, gvr.GroupResource().String(), Kind(k.Kind), example(gvr.GroupVersion(), k.Name()), api, all)
 		r.optional = true
 		r.set = func(obj any) { s.setObject(k, obj) }
 		r.remove = func(n types.NamespacedName) {
@@ -99,6 +116,11 @@ func (s *Source) dynamicReaders(c dynamic.Interface) []*reader {
 func (s *Source) objectKinds() []config.Kind {
 	kinds := config.Kinds()
 	if s.cfg.Primary {
+		for _, k := range config.GatewayKinds() {
+			if k.Kind != mesh.KindGatewayAPIGateway { // which has a reader in every cluster
+				kinds = append(kinds, k)
+			}
+		}
 		return kinds
 	}
 	return slices.DeleteFunc(kinds, func(k config.Kind) bool { return !k.Everywhere })

@@ -50,5 +50,5 @@ func TestClusterSetFollowsExportAndService(t *testing.T) {
 	now = states()
 	require.Len(t, now, 2)
 	require.Nil(t, now[set])
-	require.Len(t, tr.Snapshot().Services, 0)
+	require.Empty(t, tr.Snapshot().Services)
 }

@@ -288,7 +288,7 @@ func TestConfiguration(t *testing.T) {
 	s := start(t, f, func(c *Config) { c.Primary = true })
 	s.awaitSync(t)
 	key := mesh.ObjectKey{Kind: mesh.KindGateway, Namespace: "a", Name: "good"}
-	require.Len(t, s.state.objects, 1)
+	require.Len(t, s.state.objects, 3, "it and two namespaces")
 	require.NotNil(t, s.state.objects[key])
 	require.Len(t, s.problems.List(), 1)
 	require.Equal(t, "bad", s.problems.List()[0].Object.Name)
@@ -296,7 +296,7 @@ func TestConfiguration(t *testing.T) {
 
 	f.set(t, istioGateways, gateway("good", "spoilt"))
 	f.set(t, istioGateways, gateway("bad", 15443))
-	s.await(t, "the bad one is put right", func() bool { return len(s.state.objects) == 2 })
+	s.await(t, "the bad one is put right", func() bool { return len(s.state.objects) == 4 })
 	require.Equal(t, "good", s.problems.List()[0].Object.Name, "the good one went bad, its last good version stays")
 	f.remove(istioGateways, "a/good")
 	s.await(t, "removal", func() bool { return len(s.state.objects) == 1 })

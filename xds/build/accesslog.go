@@ -3,7 +3,6 @@ package build
 import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -59,47 +58,36 @@ func accessLog(m *meshconfig.MeshConfig) (*accesslogv3.AccessLog, error) {
 	if m.GetAccessLogFile() == "" {
 		return nil, nil
 	}
-	config, err := toAny(&filelogv3.FileAccessLog{
-		Path:            m.GetAccessLogFile(),
-		AccessLogFormat: &filelogv3.FileAccessLog_LogFormat{LogFormat: logFormat(m)},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &accesslogv3.AccessLog{Name: fileLogName, ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: config}}, nil
+	return fileLog(m.GetAccessLogFile(), logFormat(m))
 }
 
 func logFormat(m *meshconfig.MeshConfig) *corev3.SubstitutionFormatString {
 	if m.GetAccessLogEncoding() != meshconfig.MeshConfig_JSON {
-		text := m.GetAccessLogFormat()
-		if text == "" {
-			text = defaultTextFormat
-		} else if text[len(text)-1] != '\n' {
-			text += "\n"
-		}
-		return &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{
-			TextFormatSource: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: text}},
-		}}
+		return textFormat(m.GetAccessLogFormat())
 	}
 	fields := &structpb.Struct{}
 	if f := m.GetAccessLogFormat(); f == "" || protojson.Unmarshal([]byte(f), fields) != nil {
-		fields = &structpb.Struct{Fields: map[string]*structpb.Value{}}
-		for k, v := range defaultJSONFields() {
-			fields.Fields[k] = stringValue(v)
-		}
+		fields = defaultJSON()
 	}
-	return &corev3.SubstitutionFormatString{
-		Format:            &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: fields},
-		JsonFormatOptions: &corev3.JsonFormatOptions{},
-	}
+	return jsonFormat(fields)
 }
 
-// unrouted is the same log for connections that a listener drops because no
+// unrouted is the same logs for connections that a listener drops because no
 // filter chain is for them.
-func unrouted(l *accesslogv3.AccessLog) *accesslogv3.AccessLog {
-	out := proto.CloneOf(l)
-	out.Filter = &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
-		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"NR"}},
-	}}
+func unrouted(logs []*accesslogv3.AccessLog) []*accesslogv3.AccessLog {
+	var out []*accesslogv3.AccessLog
+	for _, l := range logs {
+		l = proto.CloneOf(l)
+		dropped := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"NR"}},
+		}}
+		if l.Filter != nil {
+			dropped = &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{
+				AndFilter: &accesslogv3.AndFilter{Filters: []*accesslogv3.AccessLogFilter{dropped, l.Filter}},
+			}}
+		}
+		l.Filter = dropped
+		out = append(out, l)
+	}
 	return out
 }

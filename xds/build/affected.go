@@ -11,12 +11,12 @@ func (Assignments) AffectedView(v View) View { return View{Sidecar: v.Sidecar} }
 
 // AffectedView keeps what Affected looks at.
 func (Upstreams) AffectedView(v View) View {
-	return View{Kind: v.Kind, Dialect: v.Dialect, Sidecar: v.Sidecar}
+	return View{Kind: v.Kind, Dialect: v.Dialect, Sidecar: v.Sidecar, Patches: v.Patches}
 }
 
 // AffectedView keeps what Affected looks at.
 func (Routes) AffectedView(v View) View {
-	return View{Kind: v.Kind, Dialect: v.Dialect, Namespace: v.Namespace, Sidecar: v.Sidecar}
+	return View{Kind: v.Kind, Dialect: v.Dialect, Namespace: v.Namespace, Sidecar: v.Sidecar, Patches: v.Patches}
 }
 
 // AffectedView keeps what Affected looks at.
@@ -26,7 +26,8 @@ func (Listeners) AffectedView(v View) View {
 		return View{Dialect: v.Dialect, Namespace: v.Namespace, Domain: v.Domain, Sidecar: v.Sidecar}
 	case v.Kind == mesh.ProxySidecar:
 		// The Sidecar and the namespace decide which listeners it binds itself.
-		p := View{Kind: v.Kind, Dialect: v.Dialect, Cluster: v.Cluster, IPv4: v.IPv4, IPv6: v.IPv6, Sidecar: v.Sidecar}
+		p := View{Kind: v.Kind, Dialect: v.Dialect, Cluster: v.Cluster, IPv4: v.IPv4, IPv6: v.IPv6, Sidecar: v.Sidecar,
+			Patches: v.Patches, Plugins: v.Plugins, Telemetry: v.Telemetry}
 		if v.Sidecar != (ObjectName{}) {
 			p.Namespace, p.Interception = v.Namespace, v.Interception
 		}

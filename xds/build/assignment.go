@@ -128,8 +128,11 @@ func chosen(in Inputs, v View, name string) *plan {
 		return nil
 	}
 	x, ok := findUpstream(in, v, id)
-	if !ok || resolves(x.service) && v.Dialect != mesh.DialectGRPC {
+	switch {
+	case !ok || resolves(x.service) && v.Dialect != mesh.DialectGRPC:
 		return nil // what is resolved stands in the upstream
+	case resolves(x.service):
+		return &plan{} // gRPC asks only where there is nothing to resolve
 	}
 	return planFor(in, v, id, x.served)
 }

@@ -25,6 +25,11 @@ type Endpoints interface {
 type Inputs struct {
 	Catalog   *registry.Catalog
 	Endpoints Endpoints
+	// Report takes note of a part of an object that cannot be served as written,
+	// while everything else is: a patch that does not fit, for example. It may be
+	// nil, is called from several goroutines, and again at every build. No result
+	// depends on it.
+	Report func(object *mesh.Object, field, message string)
 }
 
 // View is all that a builder may know of a proxy. It is comparable: equal views
@@ -51,18 +56,22 @@ type View struct {
 	// DNSCapture: names are resolved for the workload, so that hosts without an
 	// address are reached by one that the mesh made up.
 	DNSCapture bool
-	// Traced says that the proxy's own configuration (PROXY_CONFIG) sets up a
-	// tracer, so that its spans need the workload's names.
-	Traced bool
+	// Tracer is the tracing section of the proxy's own configuration (PROXY_CONFIG),
+	// the zero value if it has none.
+	Tracer Tracer
 	// Sidecar is the Sidecar object that says what the proxy sees and serves, the
 	// zero value if none does.
 	Sidecar ObjectName
 	// Labels are those of the workload's labels that some policy looks at. Project
 	// reduces them further, to those that the policies about one resource look at.
 	Labels Labels
-	// Patches, Plugins and Telemetry are the EnvoyFilters, WasmPlugins and
-	// Telemetries that select the proxy, in the order in which they apply.
-	Patches, Plugins, Telemetry ObjectNames
+	// Patches are the patches of EnvoyFilters that are about the proxy, in the
+	// order in which they apply.
+	Patches PatchSet
+	// Plugins are the WasmPlugins that select the proxy, in the order in which
+	// requests pass those of one phase; Telemetry are the Telemetries in force, each
+	// overriding the ones before it.
+	Plugins, Telemetry ObjectNames
 	// Inbound is what the proxy's own workload serves and is called.
 	Inbound Inbound
 }

@@ -87,14 +87,6 @@ func (s *ruleSpace) add(host mesh.Hostname, r *ruleObject) {
 	h.rules = append(h.rules, r)
 }
 
-// hosts lists the hosts and patterns that the rules are about.
-func (s *ruleSpace) hosts() []mesh.Hostname {
-	if s == nil {
-		return nil
-	}
-	return slices.Collect(maps.Keys(s.exact))
-}
-
 // each calls f for the rules about a host, the most specific first.
 func (s *ruleSpace) each(host mesh.Hostname, f func(*ruleHost)) {
 	if s == nil {
@@ -188,7 +180,7 @@ func mergeRules(host mesh.Hostname, list []*ruleObject) *destinationRule {
 			out.policy = r.spec.GetTrafficPolicy()
 		}
 		for _, s := range r.spec.GetSubsets() {
-			if _, dup := names[s.GetName()]; dup || s.GetName() == "" {
+			if _, dup := names[s.GetName()]; dup || !nameable(s.GetName()) {
 				continue
 			}
 			names[s.GetName()] = struct{}{}
@@ -196,6 +188,12 @@ func mergeRules(host mesh.Hostname, list []*ruleObject) *destinationRule {
 		}
 	}
 	return out
+}
+
+// nameable reports whether the name of a subset can stand in the names of
+// upstreams, in either form. Validation lets no other through.
+func nameable(subset string) bool {
+	return subset != "" && !strings.Contains(subset, "|") && !strings.Contains(subset, "_.")
 }
 
 // ruleClient is who asks for a rule.
@@ -236,6 +234,38 @@ func (c *ruleClient) selected(selector map[string]string) bool {
 		}
 	}
 	return selects(selector, c.labels)
+}
+
+// passingRules says that some rule makes an upstream dial the original destination.
+type passingRules bool
+
+// mayPassThrough reports whether a rule of any namespace makes an upstream of a
+// host dial the address that the client asked for.
+func mayPassThrough(in Inputs, host mesh.Hostname) bool {
+	found := false
+	if !registry.Derived(in.Catalog, mesh.KindDestinationRule, func(all []*mesh.Object) passingRules {
+		return passingRules(slices.ContainsFunc(all, func(o *mesh.Object) bool {
+			spec, ok := o.Spec.(*networking.DestinationRule)
+			return ok && rulePasses(spec)
+		}))
+	}) {
+		return false // as nearly always
+	}
+	for _, space := range destinationRules(in) {
+		space.each(host, func(h *ruleHost) {
+			found = found || slices.ContainsFunc(h.rules, func(r *ruleObject) bool { return rulePasses(r.spec) })
+		})
+	}
+	return found
+}
+
+func rulePasses(r *networking.DestinationRule) bool {
+	passes := func(p *networking.TrafficPolicy) bool {
+		return passesThrough(p) || slices.ContainsFunc(p.GetPortLevelSettings(), func(l *networking.TrafficPolicy_PortTrafficPolicy) bool {
+			return l.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
+		})
+	}
+	return passes(r.GetTrafficPolicy()) || slices.ContainsFunc(r.GetSubsets(), func(s *networking.Subset) bool { return passes(s.GetTrafficPolicy()) })
 }
 
 // ruleSelectors lists the keys of the labels by which rules of a namespace about

@@ -172,6 +172,25 @@ func TestChangedRuleNamesItsUpstreams(t *testing.T) {
 		Assignments{}.Affected(l.in(), View{}, &l.last).Names, "the rule that it hides or uncovers may have subsets")
 }
 
+// TestPassingThroughFollowsTheEndpoints: where a rule makes an upstream dial the
+// original destination, its TLS depends on all endpoints, as that of headless
+// services does.
+func TestPassingThroughFollowsTheEndpoints(t *testing.T) {
+	l := ruleLab()
+	l.objects(ruleState(t, "r", "shop", "{host: web, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}"))
+	pods := func(mtls bool) registry.ServiceState {
+		st := labPods(labService("web", "shop", labPorts(labPort("http", 80, mesh.ProtocolHTTP)), []string{"10.96.0.1"}), "c1", "", "10.0.0.1")
+		st.Endpoints[0].Workload.MTLS = mtls
+		return st
+	}
+	const name = "outbound|80||web.shop.svc.cluster.local"
+	l.services("c1", pods(true))
+	require.NotNil(t, tlsOf(t, l.upstreams(t, labSidecar())[name]))
+	l.services("c1", pods(false))
+	require.Nil(t, tlsOf(t, l.upstreams(t, labSidecar())[name]))
+	require.Contains(t, Upstreams{}.Affected(l.in(), View{Kind: mesh.ProxySidecar}, &l.last).Names, name)
+}
+
 // TestRuleKeepsViewsTogether: what a rule makes of a service is shared by all
 // that get the same rule, and told apart where they do not.
 func TestRuleKeepsViewsTogether(t *testing.T) {

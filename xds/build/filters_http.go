@@ -33,25 +33,29 @@ type filters struct {
 	in  Inputs
 	v   View
 	dir Direction
-	// istio: the proxy has Istio's filters; stats: it keeps Istio's metrics.
-	istio, stats bool
+	// port is what the listener is for: a port of services or, inbound, of the
+	// workload; 0 if it is for all.
+	port uint16
+	// istio: the proxy has Istio's filters.
+	istio bool
+	// stats are the configurations of filters that keep Istio's metrics.
+	stats        []proto.Message
+	plugins      []*wasmPlugin
 	logs         []*accesslogv3.AccessLog
 	listenerLogs []*accesslogv3.AccessLog
 }
 
-func newFilters(in Inputs, v View, dir Direction) (*filters, error) {
-	f := &filters{in: in, v: v, dir: dir, istio: v.Dialect == mesh.DialectIstio}
-	m := in.Catalog.Settings.Mesh
-	f.stats = f.istio && prometheusMetrics(m)
-	log, err := accessLog(m)
-	if err != nil {
+func newFilters(in Inputs, v View, dir Direction, port uint16) (*filters, error) {
+	f := &filters{in: in, v: v, dir: dir, port: port, istio: v.Dialect == mesh.DialectIstio}
+	if f.istio {
+		f.stats, f.plugins = istioStats(in, v, dir), plugins(in, v)
+	}
+	var err error
+	if f.logs, err = accessLogs(in, v, dir); err != nil {
 		return nil, err
 	}
-	if log != nil {
-		f.logs = []*accesslogv3.AccessLog{log}
-		if !m.GetDisableEnvoyListenerLog() {
-			f.listenerLogs = []*accesslogv3.AccessLog{unrouted(log)}
-		}
+	if !in.Catalog.Settings.Mesh.GetDisableEnvoyListenerLog() {
+		f.listenerLogs = unrouted(f.logs)
 	}
 	return f, nil
 }
@@ -89,8 +93,9 @@ func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy) ([]*listenerv3.Filter, erro
 	if err != nil {
 		return nil, err
 	}
-	if f.stats {
-		s, err := networkFilter(statsName, istioStats(f.dir))
+	out = append(out, f.networkPlugins()...)
+	for _, config := range f.stats {
+		s, err := networkFilter(statsName, config)
 		if err != nil {
 			return nil, err
 		}
@@ -120,17 +125,22 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 b
 	if err != nil {
 		return nil, err
 	}
+	out = append(out, f.networkPlugins()...)
+	spans, ids, err := tracing(f.in, f.v, f.dir)
+	if err != nil {
+		return nil, err
+	}
 	h := &hcmv3.HttpConnectionManager{
 		StatPrefix:         stat,
 		RouteSpecifier:     routes.RouteSpecifier,
 		HttpFilters:        f.httpFilters(),
 		AccessLog:          f.logs,
-		Tracing:            tracing(f.in, f.v),
+		Tracing:            spans,
 		UpgradeConfigs:     []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		UseRemoteAddress:   boolean(false),
 		StreamIdleTimeout:  duration(0),
 		Proxy_100Continue:  true,
-		RequestIdExtension: requestID(),
+		RequestIdExtension: ids,
 	}
 	if http2 {
 		h.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{}
@@ -171,6 +181,7 @@ func (f *filters) httpFilters() []*hcmv3.HttpFilter {
 	if f.istio {
 		out = append(out, httpFilter(metadataExchangeName, httpMetadataExchange(f.dir)))
 	}
+	out = append(out, f.httpPlugins()...)
 	out = append(out, httpFilter("envoy.filters.http.grpc_stats", &grpcstatsv3.FilterConfig{
 		EmitFilterState:        true,
 		PerMethodStatSpecifier: &grpcstatsv3.FilterConfig_StatsForAllMethods{StatsForAllMethods: boolean(false)},
@@ -179,8 +190,8 @@ func (f *filters) httpFilters() []*hcmv3.HttpFilter {
 		out = append(out, httpFilter(alpnName, alpnOverride()))
 	}
 	out = append(out, httpFilter(faultName, &faultv3.HTTPFault{}), httpFilter("envoy.filters.http.cors", &corsv3.Cors{}))
-	if f.stats {
-		out = append(out, httpFilter(statsName, istioStats(f.dir)))
+	for _, config := range f.stats {
+		out = append(out, httpFilter(statsName, config))
 	}
 	return append(out, httpFilter(routerName, &routerv3.Router{}))
 }
@@ -189,8 +200,10 @@ func httpFilter(name string, config proto.Message) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(config)}}
 }
 
-func requestID() *hcmv3.RequestIDExtension {
-	return &hcmv3.RequestIDExtension{TypedConfig: mustAny(&uuidv3.UuidRequestIdConfig{UseRequestIdForTraceSampling: boolean(true)})}
+// requestID makes the IDs of requests. decides says that whether a request is
+// traced can be told from its ID.
+func requestID(decides bool) *hcmv3.RequestIDExtension {
+	return &hcmv3.RequestIDExtension{TypedConfig: mustAny(&uuidv3.UuidRequestIdConfig{UseRequestIdForTraceSampling: boolean(decides)})}
 }
 
 // normalizePath brings request paths into one form before anything decides by

@@ -4,8 +4,6 @@ import (
 	udpatypev1 "github.com/cncf/xds/go/udpa/type/v1"
 	"google.golang.org/protobuf/types/known/structpb"
 	alpnv2 "istio.io/api/envoy/config/filter/http/alpn/v2alpha1"
-	stats "istio.io/api/envoy/extensions/stats"
-	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -60,26 +58,4 @@ func alpnOverride() proto.Message {
 		override(alpnv2.FilterConfig_HTTP11, "istio-http/1.1", "istio", "http/1.1"),
 		override(alpnv2.FilterConfig_HTTP2, "istio-h2", "istio", "h2"),
 	}}
-}
-
-// istioStats makes the standard metrics. A server takes its own name, not the
-// Host header, for the destination where it knows none.
-func istioStats(d Direction) proto.Message {
-	return &stats.PluginConfig{DisableHostHeaderFallback: d == DirectionInbound}
-}
-
-// prometheusMetrics reports whether MeshConfig's default metrics provider is
-// Prometheus: the built-in one or one that is configured under a name.
-func prometheusMetrics(m *meshconfig.MeshConfig) bool {
-	for _, name := range m.GetDefaultProviders().GetMetrics() {
-		if name == "prometheus" {
-			return true
-		}
-		for _, p := range m.GetExtensionProviders() {
-			if p.GetName() == name && p.GetPrometheus() != nil {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
 	"github.com/isthmus-mesh/isthmus/registry/config"
-	"github.com/isthmus-mesh/isthmus/testenv/validate"
 )
 
 // FuzzVirtualService: whatever VirtualService is taken for valid comes to
@@ -26,18 +25,11 @@ func FuzzVirtualService(f *testing.F) {
 	} {
 		f.Add(spec)
 	}
-	port := func(name string, n uint16, p mesh.Protocol) mesh.Port { return labPort(name, n, p) }
-	services := []registry.ServiceState{
-		labService("a", "shop", labPorts(port("http", 80, mesh.ProtocolHTTP), port("grpc", 90, mesh.ProtocolGRPC)), []string{"10.0.0.1"}),
-		labService("t", "shop", labPorts(port("tcp", 81, mesh.ProtocolTCP), port("", 82, mesh.ProtocolAuto), port("tls", 443, mesh.ProtocolTLS)), []string{"10.0.0.2"}),
-		{Key: mesh.ServiceKey{Namespace: "shop", Hostname: "x.example.com"}, Definition: &mesh.Definition{Ports: labPorts(port("tls", 443, mesh.ProtocolTLS)), Resolution: mesh.ResolutionDNS}},
-		{Key: mesh.ServiceKey{Namespace: "shop", Hostname: "*.y.com"}, Definition: &mesh.Definition{Ports: labPorts(port("tls", 443, mesh.ProtocolTLS), port("http", 80, mesh.ProtocolHTTP))}},
-	}
 	kind, ok := config.Lookup("networking.istio.io/v1", string(mesh.KindVirtualService))
 	require.True(f, ok)
 	f.Fuzz(func(t *testing.T, spec string) {
 		l := newLab(&meshconfig.MeshConfig{})
-		l.services("c1", services...)
+		l.services("c1", fuzzedServices()...)
 		var list []registry.ObjectState
 		for _, name := range []string{"one", "d"} { // an object may delegate to another like it
 			o, err := config.Decode("c1", kind, []byte(`{"metadata":{"name":"`+name+`","namespace":"shop"},"spec":`+spec+`}`))
@@ -47,20 +39,6 @@ func FuzzVirtualService(f *testing.F) {
 			list = append(list, registry.ObjectState{Key: o.Key, Object: o})
 		}
 		l.objects(list...)
-		for _, d := range []mesh.Dialect{mesh.DialectIstio, mesh.DialectGRPC} {
-			v := labSidecar(func(v *View) { v.Dialect = d })
-			o := validate.Options{GRPC: d == mesh.DialectGRPC}
-			names := []string{"80", "90", "t.shop.svc.cluster.local:82", UpstreamName(DirectionOutbound, 90, "", "a.shop.svc.cluster.local")}
-			for _, n := range names {
-				if m, err := (Routes{}).Build(l.in(), v, n); err == nil && m != nil {
-					require.NoError(t, o.Message(m), "%s of %s", n, spec)
-				}
-			}
-			for _, n := range (Listeners{}).List(l.in(), v) {
-				if m, err := (Listeners{}).Build(l.in(), v, n); err == nil && m != nil {
-					require.NoError(t, o.Message(m), "%s of %s", n, spec)
-				}
-			}
-		}
+		checkTaken(t, l)
 	})
 }

@@ -82,7 +82,7 @@ func routerPorts(in Inputs, v View) []*gatewayPort {
 	spec := v.Inbound.Spec()
 	for _, o := range gateways {
 		g, ok := o.Spec.(*networking.Gateway)
-		if !ok || !selects(g.GetSelector(), spec.Labels) {
+		if !ok || !selects(g.GetSelector(), spec.Labels) || !boundTo(o, v) {
 			continue
 		}
 		for _, s := range g.GetServers() {

@@ -60,7 +60,7 @@ func routerListener(in Inputs, v View, name string) (*listenerv3.Listener, error
 		return nil, nil
 	}
 	p := ports[i]
-	f, err := newFilters(in, v, DirectionOutbound)
+	f, err := newFilters(in, v, DirectionOutbound, p.servers[0].number)
 	if err != nil {
 		return nil, err
 	}

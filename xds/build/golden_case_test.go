@@ -13,10 +13,13 @@ import (
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	wasmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/wasm/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
 	"sigs.k8s.io/yaml"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -51,8 +54,12 @@ type caseProxy struct {
 	Zone        string            `json:"zone"`
 	Node        string            `json:"node"`
 	NetworkView []mesh.NetworkID  `json:"networkView"`
+	// Version, Metadata and ProxyConfig are what the proxy says of itself.
+	Version     string         `json:"version"`
+	Metadata    map[string]any `json:"metadata"`
+	ProxyConfig map[string]any `json:"proxyConfig"`
 	// Show lists globs of the names that want.yaml shows, by type: clusters,
-	// endpoints, listeners, routes. A type that is absent is not shown at all; "*"
+	// endpoints, listeners, routes, extensions. A type that is absent is not shown at all; "*"
 	// shows everything of it.
 	Show map[string][]string `json:"show"`
 	// Only keeps these fields of what is shown, by type; absent for all. A field
@@ -80,6 +87,10 @@ func checkCase(t *testing.T, dir string) {
 	store, problems := readCase(t, dir, &c)
 	p := c.proxy()
 	in := Inputs{Catalog: store.Catalog(), Endpoints: store}
+	leftOut := map[string]bool{}
+	in.Report = func(o *mesh.Object, field, message string) {
+		leftOut[o.Origin.String()+": "+field+" "+message] = true
+	}
 	want := map[string]any{}
 	for kind, list := range buildCase(t, in, DeriveView(in, p, store.WorkloadOf(p.Cluster, p.Addresses, p.Namespace, ""))) {
 		if shown := c.shown(t, kind, list); len(shown) > 0 {
@@ -88,6 +99,9 @@ func checkCase(t *testing.T, dir string) {
 	}
 	if len(problems) > 0 {
 		want["problems"] = problems
+	}
+	if len(leftOut) > 0 {
+		want["leftOut"] = slices.Sorted(maps.Keys(leftOut))
 	}
 	out, err := yaml.Marshal(want)
 	require.NoError(t, err)
@@ -147,6 +161,7 @@ func readOnce(t *testing.T, cfg file.Config, to registry.Sink) {
 func (c *caseProxy) proxy() *mesh.Proxy {
 	p := &mesh.Proxy{ID: "proxy." + c.Namespace, Kind: c.Kind, Cluster: c.Cluster, Network: c.Network, Namespace: c.Namespace,
 		Labels: c.Labels, Addresses: c.Addresses, Locality: mesh.Locality{Region: c.Region, Zone: c.Zone}, NodeName: c.Node,
+		IstioVersion: c.Version, Metadata: c.Metadata, ProxyConfig: c.ProxyConfig,
 		NetworkView: c.NetworkView, DNSDomain: c.Namespace + ".svc." + DefaultDomain}
 	if p.Kind == "" {
 		p.Kind = mesh.ProxySidecar
@@ -178,9 +193,13 @@ func buildCase(t *testing.T, in Inputs, v View) map[string]map[string]proto.Mess
 			again, err := g.Build(in, g.Project(in, v, n), n)
 			require.NoError(t, err)
 			require.True(t, equalResources(m, again), "%s %s differs for the projected view", kind, n)
-			require.NoError(t, all.Options.Message(m))
-			require.NoError(t, all.Add(m))
 			out[kind][n] = m
+			if x, ok := m.(*corev3.TypedExtensionConfig); ok {
+				require.NoError(t, all.Message(asFetched(t, x)))
+				continue
+			}
+			require.NoError(t, all.Message(m))
+			require.NoError(t, all.Add(m))
 		}
 	}
 	build("clusters", Upstreams{}, Upstreams{}.List(in, v))
@@ -197,8 +216,40 @@ func buildCase(t *testing.T, in Inputs, v View) map[string]map[string]proto.Mess
 	}
 	slices.Sort(routes)
 	build("routes", Routes{}, slices.Compact(routes))
+	build("extensions", Extensions{}, extensionNames(in, v))
 	require.NoError(t, all.Check())
 	return out
+}
+
+// asFetched is an extension as a proxy gets it from its agent: with the module in a
+// file.
+func asFetched(t *testing.T, m *corev3.TypedExtensionConfig) proto.Message {
+	t.Helper()
+	filter, err := m.GetTypedConfig().UnmarshalNew()
+	require.NoError(t, err)
+	w, ok := filter.(interface{ GetConfig() *wasmv3.PluginConfig })
+	if !ok {
+		return m
+	}
+	w.GetConfig().GetVmConfig().Code = &corev3.AsyncDataSource{Specifier: &corev3.AsyncDataSource_Local{
+		Local: &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: "/var/lib/istio/data/module.wasm"}}}}
+	config, err := toAny(filter)
+	require.NoError(t, err)
+	return &corev3.TypedExtensionConfig{Name: m.GetName(), TypedConfig: config}
+}
+
+// extensionNames lists the extension configurations of a view.
+func extensionNames(in Inputs, v View) []string {
+	names := map[string]bool{}
+	for _, n := range v.Plugins.List() {
+		names[n.Namespace+"."+n.Name] = true
+	}
+	for _, x := range resolvePatches(in, v.Patches) {
+		if n, ok := x.adds(); ok && x.applyTo == networking.EnvoyFilter_EXTENSION_CONFIG {
+			names[n] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // shown is what want.yaml shows of the resources of a type.

@@ -79,6 +79,7 @@ func targetChains(v View, t InboundTarget) inboundTo {
 //	plain text  HTTP              TCP                 by inspection
 //	other TLS   (none)            TCP                 TCP
 func (f *filters) portChains(to inboundTo) ([]*listenerv3.FilterChain, error) {
+	f.port = to.port
 	tcp, err := f.tcp(to.upstream)
 	if err != nil {
 		return nil, err

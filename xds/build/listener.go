@@ -6,6 +6,7 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -42,6 +43,10 @@ func (Listeners) TypeURL() string { return TypeListener }
 
 // List implements [Generator].
 func (Listeners) List(in Inputs, v View) []string {
+	return patchedNames(in, v, networking.EnvoyFilter_LISTENER, listenerNames(in, v))
+}
+
+func listenerNames(in Inputs, v View) []string {
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
 		return nil
@@ -107,10 +112,10 @@ func (Listeners) ListView(v View) View {
 	case v.Dialect == mesh.DialectGRPC:
 		return View{Kind: v.Kind, Dialect: v.Dialect}
 	case v.Kind == mesh.ProxyRouter:
-		return View{Kind: v.Kind, Namespace: v.Namespace, Labels: v.Labels, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound}
+		return View{Kind: v.Kind, Namespace: v.Namespace, Labels: v.Labels, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound, Patches: v.Patches}
 	}
 	p := View{Kind: v.Kind, Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: v.Namespace,
-		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception), DNSCapture: v.DNSCapture}
+		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception), DNSCapture: v.DNSCapture, Patches: v.Patches}
 	if p.Interception == mesh.InterceptNone {
 		p.Inbound = v.Inbound // whose ports are not to be taken
 	}
@@ -119,6 +124,25 @@ func (Listeners) ListView(v View) View {
 
 // Project implements [Generator].
 func (Listeners) Project(in Inputs, v View, name string) View {
+	p := projectListener(in, v, name)
+	if v.Dialect == mesh.DialectGRPC {
+		return p
+	}
+	p.Patches = projectPatches(in, v, name, listenerPatches(name))
+	p.Plugins, p.Telemetry = v.Plugins, v.Telemetry
+	if needsProviders(in, v) { // whether the proxy knows them
+		p.Namespace, p.Sidecar = v.Namespace, v.Sidecar
+	}
+	if traced(in, v) { // spans name the workload
+		p.Tracer, p.Cluster, p.Namespace = v.Tracer, v.Cluster, v.Namespace
+		if p.Inbound == (Inbound{}) {
+			p.Inbound = spanned(v)
+		}
+	}
+	return p
+}
+
+func projectListener(in Inputs, v View, name string) View {
 	p := View{Kind: v.Kind, Dialect: v.Dialect}
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
@@ -159,9 +183,6 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 			p.Labels = Labels{}
 		}
 	}
-	if traced(in, v) { // spans name the workload
-		p.Traced, p.Cluster, p.Namespace, p.Inbound = v.Traced, v.Cluster, v.Namespace, v.Inbound
-	}
 	return p
 }
 
@@ -183,8 +204,16 @@ func policySidecar(in Inputs, v View) ObjectName {
 // Build implements [Generator].
 func (Listeners) Build(in Inputs, v View, name string) (proto.Message, error) {
 	l, err := buildListener(in, v, name)
-	if l == nil || err != nil {
-		return nil, err // a nil *Listener must not become a non-nil message
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		l, _ = added[*listenerv3.Listener](in, v, networking.EnvoyFilter_LISTENER, name)
+	} else {
+		l = patchListener(in, v, l)
+	}
+	if l == nil {
+		return nil, nil // a nil *Listener must not become a non-nil message
 	}
 	return l, nil
 }
@@ -226,7 +255,7 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 // Affected implements [Generator].
 func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
 	c, all := sidecarAffected(in, v, c)
-	if all || c.Scope&registry.ScopeSettings != 0 {
+	if all || patchesChanged(v, c) || telemetryChanged(v, c) || providersChanged(in, c) || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
 	}
 	switch {

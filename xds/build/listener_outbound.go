@@ -17,7 +17,7 @@ const passthroughChainName = "PassthroughFilterChain"
 // httpListener makes the listener of an HTTP port. Traffic of other protocols
 // to the port goes where it was meant to go, if the mesh allows that.
 func httpListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) {
-	f, err := newFilters(in, v, DirectionOutbound)
+	f, err := newFilters(in, v, DirectionOutbound, port)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func streamListener(in Inputs, v View, s *mesh.Service, addr string, port uint16
 	if !ok {
 		return nil, nil
 	}
-	f, err := newFilters(in, v, DirectionOutbound)
+	f, err := newFilters(in, v, DirectionOutbound, port)
 	if err != nil {
 		return nil, err
 	}

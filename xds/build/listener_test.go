@@ -45,7 +45,7 @@ func TestGoldenListeners(t *testing.T) {
 	l.sinks["c1"].Apply(registry.Update{Objects: []registry.ObjectState{labGateway("ew", 15443, networkingv1.ServerTLSSettings_AUTO_PASSTHROUGH, "*.local")}})
 	sidecar := DeriveView(l.in(), labProxy(func(p *mesh.Proxy) { p.ProxyConfig, p.MeshID = map[string]any{"tracing": map[string]any{}}, "m" }), nil)
 	plain := sidecar
-	plain.Dialect, plain.Traced = mesh.DialectEnvoy, false
+	plain.Dialect, plain.Tracer = mesh.DialectEnvoy, Tracer{}
 	grpc := View{Kind: mesh.ProxySidecar, Dialect: mesh.DialectGRPC, Namespace: "shop", Domain: DefaultDomain}
 	for file, tc := range map[string]struct {
 		v    View
@@ -246,7 +246,8 @@ func TestProxiesShareListeners(t *testing.T) {
 	g := Listeners{}
 	require.Equal(t, g.Project(l.in(), a, "0.0.0.0_80"), g.Project(l.in(), b, "0.0.0.0_80"), "of any workload and namespace")
 	require.Equal(t, g.Project(l.in(), a, ListenerVirtualOutbound), g.Project(l.in(), b, ListenerVirtualOutbound))
-	a.Traced, b.Traced = true, true
+	a.Tracer = MakeTracer(map[string]any{})
+	b.Tracer = a.Tracer
 	require.NotEqual(t, g.Project(l.in(), a, "0.0.0.0_80"), g.Project(l.in(), b, "0.0.0.0_80"), "spans name the workload")
 	envoy := a
 	envoy.Dialect = mesh.DialectEnvoy

@@ -21,7 +21,7 @@ const (
 // destination; what has none goes on to where it was meant to go, and what was
 // meant for the listener itself is dropped, because it would come back for ever.
 func virtualOutbound(in Inputs, v View) (*listenerv3.Listener, error) {
-	f, err := newFilters(in, v, DirectionOutbound)
+	f, err := newFilters(in, v, DirectionOutbound, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func virtualOutbound(in Inputs, v View) (*listenerv3.Listener, error) {
 // by the protocols they offer; until a policy says otherwise, plain text is
 // taken too.
 func virtualInbound(in Inputs, v View) (*listenerv3.Listener, error) {
-	f, err := newFilters(in, v, DirectionInbound)
+	f, err := newFilters(in, v, DirectionInbound, 0)
 	if err != nil {
 		return nil, err
 	}

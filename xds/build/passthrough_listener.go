@@ -23,23 +23,15 @@ type passthroughServer struct {
 // ServesPassthrough reports whether the view is that of a router that at least
 // one Gateway makes an east-west gateway: one with an AUTO_PASSTHROUGH server
 // whose selector matches the router's labels. Such a router has an SNI-DNAT
-// upstream for every service port of [PassthroughPorts].
+// upstream for every port of every service inside the mesh that it sees, as
+// Istio's have, also of those that none of its servers names.
 func ServesPassthrough(in Inputs, v View) bool {
 	return len(passthroughServers(in, v)) > 0
 }
 
-// PassthroughPorts lists the ports of a service that an east-west gateway
-// serves across networks: TCP ports of services inside the mesh that the view
-// may see and that a host of one of its servers names.
-func PassthroughPorts(in Inputs, v View, s *mesh.Service) []mesh.Port {
-	for _, srv := range passthroughServers(in, v) {
-		if srv.serves(s) {
-			return passthroughPorts(in, v, s)
-		}
-	}
-	return nil
-}
-
+// passthroughPorts lists the ports of a service that an east-west gateway has
+// upstreams for: TCP ports of services inside the mesh that the view may see. Of
+// these it serves the ones that a host of one of its servers names.
 func passthroughPorts(in Inputs, v View, s *mesh.Service) []mesh.Port {
 	if s.Lead.MeshExternal || !sees(in, v, s) || strings.Contains(string(s.Key.Hostname), "*") {
 		return nil // nobody asks for a pattern by server name

@@ -8,6 +8,7 @@ import (
 	extensions "istio.io/api/extensions/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	telemetry "istio.io/api/telemetry/v1alpha1"
+	typebeta "istio.io/api/type/v1beta1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -31,9 +32,12 @@ func selectPolicies(in Inputs, p *mesh.Proxy, w *mesh.Workload, v *View) {
 	if v.Kind == mesh.ProxySidecar {
 		v.Sidecar = selectSidecar(in, v.Namespace, labels)
 	}
-	v.Patches = selectObjects(in, mesh.KindEnvoyFilter, v.Namespace, labels)
-	v.Plugins = selectObjects(in, mesh.KindWasmPlugin, v.Namespace, labels)
-	v.Telemetry = selectObjects(in, mesh.KindTelemetry, v.Namespace, labels)
+	if v.Dialect == mesh.DialectGRPC {
+		return // it has no filters
+	}
+	v.Patches = selectPatches(in, p, v, labels)
+	v.Plugins = selectPlugins(in, v, labels)
+	v.Telemetry = selectTelemetry(in, v, labels)
 }
 
 // byNamespace is the objects of one kind by namespace, oldest first. A type of
@@ -53,19 +57,51 @@ func inNamespace(in Inputs, kind mesh.ObjectKind, ns string) []*mesh.Object {
 	return registry.Derived(in.Catalog, kind, indexNamespaces)[ns]
 }
 
-// selectObjects lists the objects of a kind that select a proxy: those of the
-// root namespace, then those of its own, each oldest first.
-func selectObjects(in Inputs, kind mesh.ObjectKind, ns string, labels map[string]string) ObjectNames {
-	var names []ObjectName
-	spaces := []string{in.Catalog.RootNamespace(), ns}
-	for _, at := range slices.Compact(spaces) {
-		for _, o := range inNamespace(in, kind, at) {
-			if selector, _ := policySelector(o.Spec); selects(selector, labels) {
-				names = append(names, ObjectName{o.Key.Namespace, o.Key.Name})
-			}
-		}
+// Kubernetes Gateways label their proxies with their name.
+const (
+	labelGatewayName = "gateway.networking.k8s.io/gateway-name"
+	groupGateway     = "gateway.networking.k8s.io"
+)
+
+// selective reports whether an object is for some workloads of its namespace only.
+func selective(spec proto.Message) bool {
+	_, has := policySelector(spec)
+	return has || len(targetRefs(spec)) > 0
+}
+
+// attaches reports whether an object is about a proxy with the labels: by the
+// Gateway that it names, else by its selector. Only proxies of the object's own
+// namespace belong to a Gateway that it names.
+func attaches(v *View, o *mesh.Object, labels map[string]string) bool {
+	refs := targetRefs(o.Spec)
+	if len(refs) == 0 {
+		selector, _ := policySelector(o.Spec)
+		return selects(selector, labels)
 	}
-	return MakeObjectNames(names)
+	name := labels[labelGatewayName]
+	return name != "" && v.Namespace == o.Key.Namespace && slices.ContainsFunc(refs, func(r *typebeta.PolicyTargetReference) bool {
+		return r.GetGroup() == groupGateway && r.GetKind() == string(mesh.KindGateway) && r.GetName() == name
+	})
+}
+
+// targetRefs lists what an object names for what it is about.
+func targetRefs(spec proto.Message) []*typebeta.PolicyTargetReference {
+	switch s := spec.(type) {
+	case *networking.EnvoyFilter:
+		return s.GetTargetRefs()
+	case *extensions.WasmPlugin:
+		return withTarget(s.GetTargetRefs(), s.GetTargetRef())
+	case *telemetry.Telemetry:
+		return withTarget(s.GetTargetRefs(), s.GetTargetRef())
+	}
+	return nil
+}
+
+func withTarget(refs []*typebeta.PolicyTargetReference, one *typebeta.PolicyTargetReference) []*typebeta.PolicyTargetReference {
+	if one != nil && len(refs) == 0 {
+		return []*typebeta.PolicyTargetReference{one}
+	}
+	return refs
 }
 
 // selectSidecar finds the Sidecar that is in force for a proxy: the oldest of its

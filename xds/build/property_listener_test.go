@@ -141,6 +141,12 @@ func drawUpdate(t *rapid.T, l *lab) {
 	if rapid.IntRange(0, 3).Draw(t, "with hash rule") == 0 {
 		u.Objects = append(u.Objects, drawHashRule(t))
 	}
+	if rapid.IntRange(0, 3).Draw(t, "with sidecar") == 0 {
+		u.Objects = append(u.Objects, drawSidecar(t))
+	}
+	if rapid.IntRange(0, 2).Draw(t, "with destination rule") == 0 {
+		u.Objects = append(u.Objects, mixRule(t))
+	}
 	l.sinks[id].Apply(u)
 }
 

@@ -25,6 +25,13 @@ func mixSubsets() []string { return []string{"v1", "east"} }
 
 func mixHash(t *rapid.T) *networking.LoadBalancerSettings {
 	h := &networking.LoadBalancerSettings_ConsistentHashLB{HashKey: &networking.LoadBalancerSettings_ConsistentHashLB_UseSourceIp{UseSourceIp: true}}
+	switch rapid.IntRange(0, 3).Draw(t, "key") {
+	case 0:
+		h.HashKey = &networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie{
+			HttpCookie: &networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie{Name: "user", Path: "/", Ttl: mixDuration(t)}}
+	case 1:
+		h.HashKey = &networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName{HttpHeaderName: "x-user"}
+	}
 	switch rapid.IntRange(0, 3).Draw(t, "hash") {
 	case 0:
 		h.MinimumRingSize = rapid.SampledFrom([]uint64{0, 7, 1 << 40}).Draw(t, "ring") //nolint:staticcheck // still read
@@ -118,6 +125,9 @@ func mixPolicy(t *rapid.T) *networking.TrafficPolicy {
 		return nil
 	}
 	p := &networking.TrafficPolicy{LoadBalancer: mixBalancer(t), ConnectionPool: mixPool(t), OutlierDetection: mixOutliers(t), Tls: mixTLS(t)}
+	if rapid.Bool().Draw(t, "tunnel") {
+		p.Tunnel = &networking.TrafficPolicy_TunnelSettings{Protocol: mixOf(t, "method", "", "POST"), TargetHost: mixOf(t, "target", "", "far.example", "fd00::1"), TargetPort: 443}
+	}
 	if rapid.Bool().Draw(t, "PROXY") {
 		p.ProxyProtocol = &networking.TrafficPolicy_ProxyProtocol{Version: networking.TrafficPolicy_ProxyProtocol_VERSION(rapid.IntRange(0, 1).Draw(t, "version"))}
 	}
@@ -157,6 +167,26 @@ func mixRule(t *rapid.T) registry.ObjectState {
 		Origin:  mesh.ObjectRef{Cluster: "c1", Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name},
 		Created: time.Unix(int64(rapid.IntRange(0, 2).Draw(t, "age")), 0)}
 	return registry.ObjectState{Key: k, Object: o}
+}
+
+// mixSidecar draws the Sidecar a/s, or its end.
+func mixSidecar(t *rapid.T) registry.ObjectState {
+	k := mesh.ObjectKey{Kind: mesh.KindSidecar, Namespace: "a", Name: "s"}
+	if rapid.IntRange(0, 3).Draw(t, "Sidecar gone") == 0 {
+		return registry.ObjectState{Key: k}
+	}
+	s := &networking.Sidecar{}
+	for range rapid.IntRange(0, 2).Draw(t, "egress") {
+		e := &networking.IstioEgressListener{Hosts: mixOf(t, "imports", []string{"*/*"}, []string{"./*"}, []string{"a/x.a.svc.cluster.local"}, []string{"~/*"}, []string{"b/*.local"})}
+		if rapid.Bool().Draw(t, "one port") {
+			e.Port = &networking.SidecarPort{Number: uint32(mixOf(t, "egress port", mixNumbers...)), Protocol: "HTTP", Name: "http"}
+		}
+		s.Egress = append(s.Egress, e)
+	}
+	if rapid.Bool().Draw(t, "inbound pool") {
+		s.InboundConnectionPool = mixPool(t)
+	}
+	return registry.ObjectState{Key: k, Object: &mesh.Object{Key: k, Version: strconv.Itoa(rapid.IntRange(0, 1<<30).Draw(t, "version")), Spec: s}}
 }
 
 // mixServes are the names of the inbound upstreams of a view that the services

@@ -190,3 +190,22 @@ func ruleUpstreams(in Inputs) []string {
 	}
 	return out
 }
+
+// drawSidecar changes a random Sidecar.
+func drawSidecar(t *rapid.T) registry.ObjectState {
+	k := mesh.ObjectKey{Kind: mesh.KindSidecar, Namespace: rapid.SampledFrom(labNamespaces).Draw(t, "sidecar namespace"), Name: "default"}
+	if rapid.IntRange(0, 3).Draw(t, "sidecar gone") == 0 {
+		return registry.ObjectState{Key: k}
+	}
+	s := &networking.Sidecar{}
+	for range rapid.IntRange(1, 2).Draw(t, "egress listeners") {
+		e := &networking.IstioEgressListener{Hosts: rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"./*", "*/*", "b/x.b.svc.cluster.local", "a/*.a.svc.cluster.local", "~/*", "*/" + nowhere}), 1, 2, rapid.ID[string]).Draw(t, "egress hosts")}
+		if rapid.IntRange(0, 2).Draw(t, "with port") == 0 {
+			e.Port = &networking.SidecarPort{Number: 80, Protocol: rapid.SampledFrom([]string{"HTTP", "TCP"}).Draw(t, "egress protocol"), Name: "p"}
+			e.Bind = rapid.SampledFrom([]string{"", "127.0.0.1"}).Draw(t, "bind")
+		}
+		s.Egress = append(s.Egress, e)
+	}
+	version := rapid.StringMatching("[a-z]{8}").Draw(t, "sidecar version")
+	return registry.ObjectState{Key: k, Object: &mesh.Object{Key: k, Version: version, Spec: s}}
+}

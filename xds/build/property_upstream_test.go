@@ -123,7 +123,7 @@ func mixCluster(t *rapid.T, id mesh.ClusterID) *registry.ClusterState {
 }
 
 func mixChange(t *rapid.T, l *lab) {
-	switch rapid.IntRange(0, 12).Draw(t, "what changes") {
+	switch rapid.IntRange(0, 13).Draw(t, "what changes") {
 	case 0:
 		l.store.SetSettings(mixSettings(t))
 	case 1:
@@ -141,6 +141,8 @@ func mixChange(t *rapid.T, l *lab) {
 	case 5, 6, 7:
 		id := rapid.SampledFrom(mixClusters).Draw(t, "cluster")
 		l.services(id, mixService(t, id))
+	case 13:
+		l.sinks["c1"].Apply(registry.Update{Objects: []registry.ObjectState{mixSidecar(t)}})
 	case 10, 11, 12:
 		l.sinks["c1"].Apply(registry.Update{Objects: []registry.ObjectState{mixRule(t)}})
 	default:
@@ -186,6 +188,9 @@ func mixView(t *rapid.T) View {
 		IPv4:         rapid.Bool().Draw(t, "IPv4"),
 		IPv6:         rapid.Bool().Draw(t, "IPv6"),
 		Interception: mixOf(t, "interception", mesh.InterceptRedirect, mesh.InterceptTProxy, mesh.InterceptNone),
+	}
+	if v.Kind == mesh.ProxySidecar {
+		v.Sidecar = mixOf(t, "Sidecar", ObjectName{}, ObjectName{"a", "s"})
 	}
 	spec := InboundSpec{Labels: mixOf(t, "proxy labels", nil, map[string]string{"app": "x"}), MeshID: mixOf(t, "mesh", "", "m")}
 	for _, target := range mixOf(t, "targets", []uint16{}, []uint16{8080}, []uint16{8080, 8080, 9090}) {

@@ -44,6 +44,12 @@ func (Routes) ListView(View) View { return View{} }
 
 // Project implements [Generator].
 func (Routes) Project(in Inputs, v View, name string) View {
+	p := projectRoutes(in, v, name)
+	p.Patches = projectPatches(in, v, name, routePatches())
+	return p
+}
+
+func projectRoutes(in Inputs, v View, name string) View {
 	p := View{Kind: v.Kind, Dialect: istioDialect(v.Dialect), Namespace: v.Namespace, Sidecar: v.Sidecar}
 	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC {
 		p.Labels, p.Inbound = v.Labels, v.Inbound
@@ -65,7 +71,7 @@ func (Routes) Build(in Inputs, v View, name string) (proto.Message, error) {
 	if r == nil || err != nil {
 		return nil, err // a nil pointer must not become a non-nil message
 	}
-	return r, nil
+	return patchRoutes(in, v, r), nil
 }
 
 func buildRoutes(in Inputs, v View, name string) (*routev3.RouteConfiguration, error) {
@@ -101,7 +107,7 @@ func routeHost(v View, name string) (mesh.Hostname, bool) {
 // Affected implements [Generator].
 func (Routes) Affected(in Inputs, v View, c *registry.Change) Affected {
 	c, all := sidecarAffected(in, v, c)
-	if all || c.Scope&registry.ScopeSettings != 0 {
+	if all || patchesChanged(v, c) || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
 	}
 	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC {
@@ -155,10 +161,10 @@ func portRoutesOf(v View, s *mesh.Service, names map[string]struct{}) {
 }
 
 // portRoutes makes the route configuration of an HTTP port; nil if nobody
-// speaks HTTP there.
+// speaks HTTP there and no listener of a Sidecar asks for it.
 func portRoutes(in Inputs, v View, name string, port uint16) (*routev3.RouteConfiguration, error) {
 	services := httpServices(in, v, port)
-	if len(services) == 0 {
+	if len(services) == 0 && !slices.Contains(boundRoutes(in, v), port) {
 		return nil, nil
 	}
 	b := newRouteBuilder(in, v, port)

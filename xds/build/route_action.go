@@ -120,6 +120,9 @@ func (s *routeScope) route(vs *virtualService, rule httpRule, m *networking.HTTP
 		}
 		out.Action = &routev3.Route_Route{Route: a}
 	}
+	if rule.routed != nil {
+		asRouted(out, rule)
+	}
 	out.Decorator = &routev3.Decorator{Operation: operation(out, vs.name.Name, s.port)}
 	return out, perRoute(out, rule.HTTPRoute)
 }

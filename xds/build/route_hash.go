@@ -32,7 +32,10 @@ func hashPolicy(h *networking.LoadBalancerSettings_ConsistentHashLB) *routev3.Ro
 			Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: k.HttpHeaderName},
 		}}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
-		c := &routev3.RouteAction_HashPolicy_Cookie{Name: k.HttpCookie.GetName(), Path: k.HttpCookie.GetPath(), Ttl: k.HttpCookie.GetTtl()}
+		c := &routev3.RouteAction_HashPolicy_Cookie{Name: k.HttpCookie.GetName(), Path: k.HttpCookie.GetPath()}
+		if ttl := k.HttpCookie.GetTtl(); measurable(ttl) {
+			c.Ttl = ttl
+		}
 		for _, a := range k.HttpCookie.GetAttributes() {
 			c.Attributes = append(c.Attributes, &routev3.RouteAction_HashPolicy_CookieAttribute{Name: a.GetName(), Value: a.GetValue()})
 		}

@@ -66,6 +66,9 @@ func (b *routeBuilder) ruledHosts(services []*mesh.Service, also map[mesh.Hostna
 	}
 	for _, s := range services {
 		for _, a := range also[s.Key.Hostname] {
+			if b.serves(services, a.Key.Hostname) {
+				continue // elsewhere the name is a service's own
+			}
 			for _, vs := range visibleRules(b.in, b.v, b.rules.exact[a.Key.Hostname]) {
 				if err := add(vs, a.Key.Hostname, hostDomains(nil, string(a.Key.Hostname), b.v.Namespace, b.v.Domain)...); err != nil {
 					return nil, err
@@ -312,6 +315,9 @@ func leadingToChanged(in Inputs, c *registry.Change, f func(*virtualService)) {
 
 // aliasHops lists the hosts that a host is another name for, directly or not.
 func aliasHops(c *registry.Catalog, host mesh.Hostname) []mesh.Hostname {
+	if !slices.ContainsFunc(c.Host(host), func(s *mesh.Service) bool { return s.Lead.Resolution == mesh.ResolutionAlias }) {
+		return nil // as a rule
+	}
 	var out []mesh.Hostname
 	for next := []mesh.Hostname{host}; len(next) > 0; {
 		var found []mesh.Hostname

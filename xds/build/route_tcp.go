@@ -12,6 +12,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
+	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
 
 // Connections to a service's port that are not taken apart into requests go
@@ -36,6 +37,14 @@ type streamRoute struct {
 type streamTarget struct {
 	upstream UpstreamID
 	weight   uint32
+}
+
+// name is the upstream's; what cannot be used drops its share of connections.
+func (t streamTarget) name() string {
+	if t.upstream.Host == gatewayapi.Unresolved {
+		return UpstreamBlackHole
+	}
+	return t.upstream.String()
 }
 
 // streamScope says where rules for connections are to be in force.
@@ -263,12 +272,12 @@ func named(chains []*listenerv3.FilterChain) bool {
 func (f *filters) stream(r *streamRoute) ([]*listenerv3.Filter, error) {
 	t := &tcpproxyv3.TcpProxy{StatPrefix: r.to[0].upstream.String(), AccessLog: f.logs}
 	if len(r.to) == 1 {
-		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: r.to[0].upstream.String()}
+		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: r.to[0].name()}
 	} else {
 		t.StatPrefix = r.rule.name.Name + "." + r.rule.name.Namespace
 		w := &tcpproxyv3.TcpProxy_WeightedCluster{}
 		for _, to := range r.to {
-			w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: to.upstream.String(), Weight: to.weight})
+			w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: to.name(), Weight: to.weight})
 		}
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
 	}
@@ -289,10 +298,10 @@ func (f *filters) limitStream(t *tcpproxyv3.TcpProxy, to UpstreamID) {
 	}
 	policy, _ := trafficPolicy(f.in, f.v, found, to.Subset)
 	tcp := policy.GetConnectionPool().GetTcp()
-	if tcp.GetIdleTimeout() != nil {
+	if measurable(tcp.GetIdleTimeout()) {
 		t.IdleTimeout = tcp.GetIdleTimeout()
 	}
-	if tcp.GetMaxConnectionDuration() != nil {
+	if positive(tcp.GetMaxConnectionDuration()) {
 		t.MaxDownstreamConnectionDuration = tcp.GetMaxConnectionDuration()
 	}
 	if policy.GetLoadBalancer().GetConsistentHash().GetUseSourceIp() {

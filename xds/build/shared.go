@@ -1,6 +1,8 @@
 package build
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -84,4 +86,16 @@ func structValue(fields map[string]*structpb.Value) *structpb.Value {
 
 func listValue(values ...*structpb.Value) *structpb.Value {
 	return structpb.NewListValue(&structpb.ListValue{Values: values})
+}
+
+// compactJSON takes the blanks out of JSON, and sorts the fields of its objects.
+func compactJSON(text []byte) (string, error) {
+	var tree any
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&tree); err != nil {
+		return "", err
+	}
+	out, err := json.Marshal(tree)
+	return string(out), err
 }

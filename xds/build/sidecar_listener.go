@@ -65,6 +65,22 @@ func (e *egress) services(in Inputs, v View) []*mesh.Service {
 	return out
 }
 
+// boundRoutes lists the ports of the egress listeners with an address of their own
+// that ask for routes, whether or not a service speaks HTTP there.
+func boundRoutes(in Inputs, v View) []uint16 {
+	scope := sidecarOf(in, v)
+	if scope == nil {
+		return nil
+	}
+	var out []uint16
+	for i := range scope.egress {
+		if e := &scope.egress[i]; e.fixed() && mesh.Protocol(e.protocol).IsHTTP() {
+			out = append(out, e.port)
+		}
+	}
+	return out
+}
+
 // boundListener makes the listener of an egress listener with an address of its
 // own. The protocol that the Sidecar names decides: with HTTP requests are told
 // apart by host, else all connections go to the oldest service.
@@ -73,16 +89,19 @@ func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener
 	if len(services) == 0 || reserved(in, at.port) {
 		return nil, nil
 	}
-	f, err := newFilters(in, v, DirectionOutbound)
+	f, err := newFilters(in, v, DirectionOutbound, at.port)
 	if err != nil {
 		return nil, err
 	}
 	addr := at.addr.String()
-	var filters []*listenerv3.Filter
+	var chains []*listenerv3.FilterChain
 	if mesh.Protocol(e.protocol).IsHTTP() {
+		var filters []*listenerv3.Filter
 		filters, err = f.http(outboundStat(addr, at.port), byRDS(strconv.Itoa(int(at.port))), false)
+		chains = []*listenerv3.FilterChain{{Filters: filters, TransportSocketConnectTimeout: duration(connectTimeout)}}
 	} else {
-		filters, err = f.tcp(UpstreamName(DirectionOutbound, at.port, "", services[0].Key.Hostname))
+		found, _ := findServed(in, v, services[0].Key.Hostname, at.port)
+		chains, err = f.streamChains(found, nil, nil, chainSet{})
 	}
 	if err != nil {
 		return nil, err
@@ -91,7 +110,10 @@ func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener
 	if e.direct || v.Interception == mesh.InterceptNone {
 		l.BindToPort = nil
 	}
-	l.FilterChains = []*listenerv3.FilterChain{{Filters: filters, TransportSocketConnectTimeout: duration(connectTimeout)}}
+	l.FilterChains = chains
+	if named(chains) {
+		l.ListenerFilters = []*listenerv3.ListenerFilter{tlsInspector(nil)}
+	}
 	return l, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -45,8 +46,12 @@ func (Upstreams) TypeURL() string { return TypeUpstream }
 
 // List implements [Generator].
 func (Upstreams) List(in Inputs, v View) []string {
+	return patchedNames(in, v, networking.EnvoyFilter_CLUSTER, ownUpstreamNames(in, v))
+}
+
+func ownUpstreamNames(in Inputs, v View) []string {
 	var out []string
-	servers := passthroughServers(in, v)
+	passes := ServesPassthrough(in, v)
 	for s := range in.Catalog.Services() {
 		if !sees(in, v, s) {
 			continue
@@ -57,7 +62,7 @@ func (Upstreams) List(in Inputs, v View) []string {
 				out = rule.names(out, UpstreamID{Direction: DirectionOutbound, Port: p.Number, Host: s.Key.Hostname})
 			}
 		}
-		if !slices.ContainsFunc(servers, func(srv passthroughServer) bool { return srv.serves(s) }) {
+		if !passes {
 			continue
 		}
 		for _, p := range passthroughPorts(in, v, s) {
@@ -79,7 +84,7 @@ func (Upstreams) List(in Inputs, v View) []string {
 
 // ListView implements [Generator].
 func (Upstreams) ListView(v View) View {
-	out := View{Namespace: v.Namespace, Sidecar: v.Sidecar, Labels: v.Labels}
+	out := View{Namespace: v.Namespace, Sidecar: v.Sidecar, Labels: v.Labels, Patches: v.Patches}
 	switch {
 	case v.Dialect == mesh.DialectGRPC:
 		out.Dialect = v.Dialect
@@ -93,6 +98,12 @@ func (Upstreams) ListView(v View) View {
 
 // Project implements [Generator].
 func (Upstreams) Project(in Inputs, v View, name string) View {
+	p := projectUpstream(in, v, name)
+	p.Patches = projectPatches(in, v, name, []networking.EnvoyFilter_ApplyTo{networking.EnvoyFilter_CLUSTER})
+	return p
+}
+
+func projectUpstream(in Inputs, v View, name string) View {
 	switch name {
 	case UpstreamBlackHole, UpstreamPassthrough, UpstreamInboundPassthrough:
 		return projectStatic(v, name)
@@ -116,7 +127,13 @@ func (Upstreams) Build(in Inputs, v View, name string) (proto.Message, error) {
 		return nil, fmt.Errorf("build upstream %s: %w", name, err)
 	}
 	if u == nil {
-		return nil, nil // not a nil pointer within the interface
+		if u, _ = added[*clusterv3.Cluster](in, v, networking.EnvoyFilter_CLUSTER, name); u == nil {
+			return nil, nil // not a nil pointer within the interface
+		}
+		return u, nil
+	}
+	if u = patchUpstream(in, v, u); u == nil {
+		return nil, nil
 	}
 	return u, nil
 }
@@ -143,7 +160,7 @@ func buildUpstream(in Inputs, v View, name string) (*clusterv3.Cluster, error) {
 // Affected implements [Generator].
 func (Upstreams) Affected(in Inputs, v View, c *registry.Change) Affected {
 	c, all := sidecarAffected(in, v, c)
-	if all || c.Scope&registry.ScopeSettings != 0 {
+	if all || patchesChanged(v, c) || c.Scope&registry.ScopeSettings != 0 {
 		return Affected{All: true}
 	}
 	if v.Kind == mesh.ProxyRouter {
@@ -155,7 +172,7 @@ func (Upstreams) Affected(in Inputs, v View, c *registry.Change) Affected {
 	}
 	var out Affected
 	for k, s := range c.Services {
-		if s.Aspects.Has(registry.AspectDefinition|registry.AspectIdentities) || securityChanged(v, s) || resolves(s.After) {
+		if s.Aspects.Has(registry.AspectDefinition|registry.AspectIdentities) || securityChanged(in, v, k.Hostname, s) || resolves(s.After) {
 			out.Names = changedNames(in, out.Names, k.Hostname, s)
 		}
 	}
@@ -177,14 +194,14 @@ func (Upstreams) Affected(in Inputs, v View, c *registry.Change) Affected {
 
 // securityChanged reports whether endpoints changed in a way by which upstreams
 // that speak mTLS to all of them or to none turn from one to the other.
-func securityChanged(v View, s registry.ServiceChange) bool {
+func securityChanged(in Inputs, v View, host mesh.Hostname, s registry.ServiceChange) bool {
 	if !s.Aspects.Has(registry.AspectEndpoints) {
 		return false
 	}
 	if v.Dialect == mesh.DialectGRPC && anyMTLS(s.EndpointsBefore) != anyMTLS(s.EndpointsAfter) {
 		return true
 	}
-	if s.After == nil || !dialsOriginal(s.After) {
+	if s.After == nil || !dialsOriginal(s.After) && !mayPassThrough(in, host) {
 		return false
 	}
 	return slices.ContainsFunc(s.After.Ports, func(p mesh.Port) bool {

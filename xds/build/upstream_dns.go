@@ -39,12 +39,12 @@ func resolved(in Inputs, v View, u *clusterv3.Cluster, r mesh.Resolution, p *pla
 	lookedUp(u, kind, p)
 	u.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
 	u.DnsLookupFamily = lookupFamily(v)
-	u.RespectDnsTtl = true
-	u.DnsJitter = duration(dnsJitter)
-	u.DnsRefreshRate = duration(dnsRefresh)
+	refresh := duration(dnsRefresh)
 	if d := in.Catalog.Settings.Mesh.GetDnsRefreshRate(); d.AsDuration() > time.Millisecond {
-		u.DnsRefreshRate = d
+		refresh = d
 	}
+	// The extension that is to replace these fields is unknown to older proxies.
+	u.RespectDnsTtl, u.DnsJitter, u.DnsRefreshRate = true, duration(dnsJitter), refresh //nolint:staticcheck // as above
 	u.TypedDnsResolverConfig = &corev3.TypedExtensionConfig{Name: "envoy.network.dns_resolver.cares",
 		TypedConfig: mustAny(&caresv3.CaresDnsResolverConfig{UdpMaxQueries: u32(dnsQueries)})}
 }

@@ -22,10 +22,12 @@ func grpcUpstream(in Inputs, v View, id UpstreamID) (*clusterv3.Cluster, error) 
 		return nil, nil
 	}
 	d := &draft{Cluster: newUpstream(in, id.String())}
-	if p := planFor(in, v, id, x.served); resolves(x.service) && p.first() {
-		lookedUp(d.Cluster, clusterv3.Cluster_LOGICAL_DNS, p) // the only kind of lookup that gRPC knows
-	} else {
-		assigned(d.Cluster)
+	assigned(d.Cluster)
+	if resolves(x.service) {
+		if p := planFor(in, v, id, x.served); p.first() {
+			d.EdsClusterConfig = nil
+			lookedUp(d.Cluster, clusterv3.Cluster_LOGICAL_DNS, p) // the only kind of lookup that gRPC knows
+		}
 	}
 	d.CircuitBreakers, d.CommonLbConfig = noLimits(), &clusterv3.Cluster_CommonLbConfig{}
 	limit(&d.CircuitBreakers.Thresholds[0].MaxRequests, x.policy.GetConnectionPool().GetHttp().GetHttp2MaxRequests())

@@ -17,14 +17,12 @@ import (
 // always enforces an ejection in all cases, in percent.
 const always = 100
 
-// applyOutliers ejects endpoints that fail from the choice for a while. Ejection
-// by a comparison of success rates is always off: it is nothing that a rule can
-// ask for.
+// applyOutliers ejects endpoints that fail from the choice for a while.
 //
 // A gateway is one endpoint however many pods are behind it, and ejecting it
-// takes all of them away. Envoy's own bounds are kept, then: no more than
-// maxEjectionPercent of the endpoints (10 unless a rule says more) are ejected,
-// though always at least one if no bound forbids.
+// takes all of them away. So it is ejected by errors in a row only, which a few
+// bad pods among many do not cause; never by a comparison of its success rate
+// with that of single pods, which they would.
 func (d *draft) applyOutliers(o *networking.OutlierDetection) {
 	if o == nil {
 		return

@@ -1,7 +1,7 @@
 package build
 
 import (
-	"slices"
+	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 
@@ -30,7 +30,7 @@ func sniUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 	if !ok || x.service.Lead.MeshExternal {
 		return nil
 	}
-	if !slices.ContainsFunc(passthroughServers(in, v), func(s passthroughServer) bool { return s.serves(x.service) }) {
+	if !ServesPassthrough(in, v) || strings.Contains(string(id.Host), "*") {
 		return nil
 	}
 	d := x.draft(in, v, id)

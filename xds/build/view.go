@@ -36,7 +36,7 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 		Domain:      clusterDomain(p.DNSDomain),
 		Locality:    p.Locality,
 		Node:        p.NodeName,
-		Traced:      p.ProxyConfig["tracing"] != nil,
+		Tracer:      MakeTracer(p.ProxyConfig["tracing"]),
 		DNSCapture:  p.DNSCapture,
 	}
 	if w != nil {

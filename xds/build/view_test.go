@@ -29,7 +29,7 @@ func TestViewOfAProxy(t *testing.T) {
 	}), w)
 	v.Inbound = Inbound{}
 	require.Equal(t, View{Kind: mesh.ProxySidecar, Cluster: "c1", NetworkView: "n1,n2", Namespace: "shop", Domain: "cluster.local",
-		Locality: mesh.Locality{Region: "r", Zone: "z"}, Node: "node-2", IPv4: true, Interception: mesh.InterceptRedirect, Traced: true}, v)
+		Locality: mesh.Locality{Region: "r", Zone: "z"}, Node: "node-2", IPv4: true, Interception: mesh.InterceptRedirect, Tracer: MakeTracer(map[string]any{})}, v)
 
 	own := DeriveView(l.in(), labProxy(func(p *mesh.Proxy) {
 		p.Locality, p.NodeName, p.Interception = mesh.ParseLocality("own"), "node-1", mesh.InterceptTProxy

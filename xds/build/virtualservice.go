@@ -8,6 +8,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
+	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
 
 // A VirtualService says where requests and connections to its hosts go, for the
@@ -47,6 +48,9 @@ type httpRule struct {
 	// of its namespace. It differs from the object that has the hosts where that
 	// one delegates.
 	from *mesh.Object
+	// routed is what the rule cannot say of the Gateway API's rule that it was
+	// derived from; nil for one that a user wrote.
+	routed *gatewayapi.Rule
 }
 
 // virtualServices finds VirtualServices. It is made from the objects alone.

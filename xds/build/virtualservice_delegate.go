@@ -22,10 +22,10 @@ import (
 func readRules(o *mesh.Object, spec *networking.VirtualService, byName map[ObjectName]*mesh.Object) ([]httpRule, []ObjectName) {
 	out := make([]httpRule, 0, len(spec.GetHttp()))
 	var delegates []ObjectName
-	for _, r := range spec.GetHttp() {
+	for i, r := range spec.GetHttp() {
 		d := r.GetDelegate()
 		if d == nil {
-			out = append(out, httpRule{r, o})
+			out = append(out, httpRule{r, o, gatewayRule(o, i)})
 			continue
 		}
 		name := ObjectName{d.GetNamespace(), d.GetName()}
@@ -48,7 +48,7 @@ func readRules(o *mesh.Object, spec *networking.VirtualService, byName map[Objec
 				continue
 			}
 			if merged := mergeRule(withGateways(r, o.Key.Namespace), withGateways(sub, to.Key.Namespace)); merged != nil {
-				out = append(out, httpRule{merged, to})
+				out = append(out, httpRule{merged, to, nil})
 			}
 		}
 	}

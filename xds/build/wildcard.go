@@ -146,7 +146,7 @@ type sharedBuilder struct {
 }
 
 func newSharedBuilder(in Inputs, v View, port uint16) (*sharedBuilder, error) {
-	f, err := newFilters(in, v, DirectionOutbound)
+	f, err := newFilters(in, v, DirectionOutbound, port)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ export function drawTiles(o) {
   const r = o.registry, sum = (list, f) => (list || []).reduce((n, x) => n + f(x), 0);
   const unwell = (o.clusters || []).filter((c) => c.health !== "ok").length;
   const ready = sum(r.clusters, (c) => c.ready), all = sum(r.clusters, (c) => c.endpoints);
-  const trouble = (r.problems || []).length + (r.conflicts || []).length;
+  const trouble = (o.refused || []).length + (r.problems || []).length + (r.conflicts || []).length;
   const tiles = [
     ["clusters-s", (o.clusters || []).length, unwell ? `clusters, ${unwell} not well` : "clusters", unwell ? "bad" : ""],
     ["map", (r.networks || []).filter((n) => n.id).length, "networks", ""],
@@ -53,11 +53,16 @@ export function drawTiles(o) {
 
 function objectName(x) { return `${x.kind} ${x.namespace ? x.namespace + "/" : ""}${x.name}`; }
 
-// drawTrouble lists objects that are not served as written, and disagreements.
+// drawTrouble lists kubeconfigs that are not used, objects that are not served as
+// written, and disagreements.
 export function drawTrouble(o) {
-  const problems = o.registry.problems || [], conflicts = o.registry.conflicts || [];
-  byId("trouble").hidden = !problems.length && !conflicts.length;
-  show(byId("trouble-list"), [problems, conflicts], () => h("div", { class: "list" },
+  const refused = o.refused || [], problems = o.registry.problems || [], conflicts = o.registry.conflicts || [];
+  byId("trouble").hidden = !refused.length && !problems.length && !conflicts.length;
+  show(byId("trouble-list"), [refused, problems, conflicts], () => h("div", { class: "list" },
+    refused.map((x) => h("article", { class: "issue bad-edge" },
+      h("h3", {}, "Kubeconfig refused: ", h("code", {}, x.secretName + (x.key && x.key !== x.id ? " key " + x.key : "")),
+        x.id && h("span", { class: "dim" }, " for cluster " + x.id)),
+      h("p", {}, h("code", {}, x.reason), ": ", x.message))),
     problems.map((p) => h("article", { class: "issue bad-edge" },
       h("h3", {}, objectName(p.object), h("span", { class: "dim" }, " in cluster " + p.object.cluster)),
       h("p", {}, p.field && [h("code", {}, p.field), ": "], p.message, " ", h("span", { class: "dim" }, "Since ", age(p.since, "."))))),
