@@ -62,6 +62,12 @@ func (c *Catalog) InNamespace(ns string) []*mesh.Service { return c.bySpace[ns] 
 // namespaces define.
 func (c *Catalog) ScopedHosts() iter.Seq[mesh.Hostname] { return maps.Keys(c.scoped) }
 
+// Scoped reports whether a host name is one of [Catalog.ScopedHosts].
+func (c *Catalog) Scoped(h mesh.Hostname) bool {
+	_, ok := c.scoped[h]
+	return ok
+}
+
 // Services yields all services in no particular order.
 func (c *Catalog) Services() iter.Seq[*mesh.Service] { return c.hosts.all() }
 

@@ -47,10 +47,22 @@ func find(in Inputs, v View, host mesh.Hostname, port uint16) found {
 	return found{at, ruleFor(in, v, at.service)}
 }
 
+// meansOne reports whether a host is the same to all that no Sidecar restricts:
+// one service that all may see, and no rule at all. It is the usual case, and
+// quickly told.
+func meansOne(in Inputs, host mesh.Hostname) bool {
+	export := in.Catalog.Settings.Mesh.GetDefaultServiceExportTo()
+	return !in.Catalog.Scoped(host) && len(in.Catalog.Objects(mesh.KindDestinationRule)) == 0 &&
+		(len(export) == 0 || slices.Contains(export, "*"))
+}
+
 // narrow reduces a view to the least that finds the same under a host and port:
 // of its namespace, labels and Sidecar. Most services and rules are visible to
 // all, so that nothing is left.
 func narrow(in Inputs, v View, host mesh.Hostname, port uint16) View {
+	if v.Sidecar == (ObjectName{}) && meansOne(in, host) {
+		return View{}
+	}
 	want := find(in, v, host, port)
 	whole := View{Namespace: v.Namespace, Sidecar: v.Sidecar}
 	if v.Labels != (Labels{}) {

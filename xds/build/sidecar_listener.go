@@ -2,11 +2,13 @@ package build
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -133,13 +135,7 @@ func sidecarAffected(in Inputs, v View, c *registry.Change) (widened *registry.C
 				return c, true
 			}
 		case mesh.KindVirtualService:
-			for _, x := range []*mesh.Object{o.Before, o.After} {
-				if x != nil {
-					for h := range indexDestinations([]*mesh.Object{x}) {
-						hosts = append(hosts, h)
-					}
-				}
-			}
+			hosts = append(hosts, destinationsChanged(in, o)...)
 		}
 	}
 	if len(hosts) == 0 {
@@ -162,4 +158,19 @@ func sidecarAffected(in Inputs, v View, c *registry.Change) (widened *registry.C
 		}
 	}
 	return &wider, false
+}
+
+// destinationsChanged lists the hosts that a changed VirtualService, or those
+// that delegate to it, send or sent requests to.
+func destinationsChanged(in Inputs, o registry.ObjectChange) []mesh.Hostname {
+	hosts := map[mesh.Hostname]struct{}{}
+	for _, vs := range changedRules(in, o) {
+		maps.Copy(hosts, vs.destinations())
+	}
+	for _, x := range []*mesh.Object{o.Before, o.After} { // of a delegate, what it was is in no rule any more
+		if spec, ok := specOf[*networking.VirtualService](x); ok {
+			eachDestination(spec, func(d *networking.Destination) { hosts[fullHost(d.GetHost(), x.Key.Namespace)] = struct{}{} })
+		}
+	}
+	return slices.Collect(maps.Keys(hosts))
 }

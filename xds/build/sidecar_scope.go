@@ -146,15 +146,11 @@ func (e *egress) admits(in Inputs, v View, s *mesh.Service, number uint16) bool 
 // follows reports whether a VirtualService that the listener imports sends
 // requests to the service port.
 func (e *egress) follows(in Inputs, v View, s *mesh.Service, number uint16) bool {
-	for _, d := range registry.Derived(in.Catalog, mesh.KindVirtualService, indexDestinations)[s.Key.Hostname] {
-		if d.port != 0 && d.port != number || !d.visibleTo(in, v.Namespace) {
-			continue
-		}
-		if slices.ContainsFunc(d.hosts, func(h mesh.Hostname) bool { return e.imports(v.Namespace, d.object.Key.Namespace, h) }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(ruleTables(in).leading[s.Key.Hostname], func(vs *virtualService) bool {
+		return slices.Contains(vs.gateways, meshGateway) && vs.leadsTo(s.Key.Hostname, number) &&
+			exportRank(in, v.Namespace, vs) != ruleHidden &&
+			slices.ContainsFunc(vs.hosts, func(h mesh.Hostname) bool { return e.imports(v.Namespace, vs.name.Namespace, h) })
+	})
 }
 
 // admitsAny reports whether any port of a service is in the view.
@@ -165,36 +161,8 @@ func admitsAny(in Inputs, v View, s *mesh.Service) bool {
 	return slices.ContainsFunc(s.Ports, func(p mesh.Port) bool { return admit(in, v, s, p.Number) != 0 })
 }
 
-// destination is where a VirtualService of the mesh sends requests.
-type routedTo struct {
-	object *mesh.Object
-	spec   *networking.VirtualService
-	hosts  []mesh.Hostname
-	port   uint16 // 0 for any
-}
-
-// destinations lists by host the VirtualServices that send requests there.
-type destinations map[mesh.Hostname][]routedTo
-
-func indexDestinations(all []*mesh.Object) destinations {
-	out := destinations{}
-	for _, o := range all {
-		vs, ok := o.Spec.(*networking.VirtualService)
-		if !ok || len(vs.GetGateways()) > 0 && !slices.Contains(vs.GetGateways(), "mesh") {
-			continue
-		}
-		var hosts []mesh.Hostname
-		for _, h := range vs.GetHosts() {
-			hosts = append(hosts, fullHost(h, o.Key.Namespace))
-		}
-		eachDestination(vs, func(d *networking.Destination) {
-			h := fullHost(d.GetHost(), o.Key.Namespace)
-			out[h] = append(out[h], routedTo{o, vs, hosts, uint16(d.GetPort().GetNumber())})
-		})
-	}
-	return out
-}
-
+// eachDestination calls f for everything that a VirtualService sends requests or
+// connections to.
 func eachDestination(vs *networking.VirtualService, f func(*networking.Destination)) {
 	some := func(d *networking.Destination) {
 		if d.GetHost() != "" {
@@ -231,22 +199,6 @@ func fullHost(host, namespace string) mesh.Hostname {
 	return mesh.Hostname(strings.ToLower(host) + "." + namespace + ".svc." + DefaultDomain)
 }
 
-func (d *routedTo) visibleTo(in Inputs, namespace string) bool {
-	export := d.spec.GetExportTo()
-	if len(export) == 0 {
-		export = in.Catalog.Settings.Mesh.GetDefaultVirtualServiceExportTo()
-	}
-	return exported(export, d.object.Key.Namespace, namespace)
-}
-
-// exported reports whether something of a namespace is exported to another one
-// by an exportTo list; an empty list exports to all.
-func exported(to []string, from, namespace string) bool {
-	return len(to) == 0 || slices.ContainsFunc(to, func(e string) bool {
-		return e == "*" || e == namespace || e == "." && from == namespace
-	})
-}
-
 // elsewhere is the upstream for outbound traffic to what the mesh does not
 // know: the original destination or the proxy that the Sidecar names for it, or
 // nothing where only what is known is allowed.
@@ -260,4 +212,12 @@ func elsewhere(in Inputs, v View) string {
 		}
 	}
 	return UpstreamPassthrough
+}
+
+// exported reports whether something of a namespace is exported to another one
+// by an exportTo list; an empty list exports to all.
+func exported(to []string, from, namespace string) bool {
+	return len(to) == 0 || slices.ContainsFunc(to, func(e string) bool {
+		return e == "*" || e == namespace || e == "." && from == namespace
+	})
 }

@@ -197,6 +197,23 @@ func (vs *virtualService) destinations() map[mesh.Hostname]struct{} {
 	return out
 }
 
+// leadsTo reports whether the VirtualService sends anything to a port of a host.
+// A destination without a port may be any.
+func (vs *virtualService) leadsTo(host mesh.Hostname, port uint16) bool {
+	found := false
+	to := func(namespace string) func(*networking.Destination) {
+		return func(d *networking.Destination) {
+			n := d.GetPort().GetNumber()
+			found = found || fullHost(d.GetHost(), namespace) == host && (n == 0 || n == uint32(port))
+		}
+	}
+	for _, r := range vs.http {
+		eachDestination(&networking.VirtualService{Http: []*networking.HTTPRoute{r.HTTPRoute}}, to(r.from.Key.Namespace))
+	}
+	eachDestination(&networking.VirtualService{Tcp: vs.tcp, Tls: vs.tls}, to(vs.name.Namespace))
+	return found
+}
+
 // fullGateway completes the name of a gateway: "mesh" stays, NAME is beside the
 // object, NAME.NAMESPACE... is an old form of NAMESPACE/NAME.
 func fullGateway(g, namespace string) string {

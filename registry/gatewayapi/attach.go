@@ -1,0 +1,204 @@
+package gatewayapi
+
+import (
+	"fmt"
+	"slices"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// route is a route of any kind.
+type route struct {
+	object *mesh.Object
+	kind   string
+	common *gatewayv1.CommonRouteSpec
+	hosts  []gatewayv1.Hostname
+	// rules are its rules for requests, streams those for connections.
+	rules   []*rule
+	streams []*streamRule
+	// accepted and resolved say what is wrong with it, wherever it is attached.
+	accepted, resolved verdict
+	// backends are the Services that it leads to.
+	backends []Name
+}
+
+func (r *route) unaccepted(reason gatewayv1.RouteConditionReason, format string, args ...any) {
+	if r.accepted.ok() {
+		r.accepted = verdict{string(reason), fmt.Sprintf(format, args...)}
+	}
+}
+
+func (r *route) unresolved(reason gatewayv1.RouteConditionReason, format string, args ...any) {
+	if r.resolved.ok() {
+		r.resolved = verdict{string(reason), fmt.Sprintf(format, args...)}
+	}
+}
+
+// readRoutes reads the routes of all kinds that have a parent of ours, each once.
+func (t *translator) readRoutes() []*route {
+	var out []*route
+	read := func(kind mesh.ObjectKind, of func(*route, any) bool) {
+		for _, o := range t.in.Objects(kind) {
+			r := &route{object: o, kind: string(kind)}
+			if !of(r, o.Value) {
+				continue
+			}
+			checkHosts(r)
+			for _, x := range r.rules {
+				checkRule(r, x.http)
+			}
+			out = append(out, r)
+		}
+	}
+	read(mesh.KindHTTPRoute, t.readHTTPRoute)
+	read(mesh.KindGRPCRoute, t.readGRPCRoute)
+	read(mesh.KindTLSRoute, t.readTLSRoute)
+	read(mesh.KindTCPRoute, t.readTCPRoute)
+	return out
+}
+
+// mine reports whether any parent of a route is ours.
+func (t *translator) mine(namespace string, c *gatewayv1.CommonRouteSpec) bool {
+	return slices.ContainsFunc(c.ParentRefs, func(ref gatewayv1.ParentReference) bool {
+		n := parentName(&ref, namespace)
+		switch parentKind(&ref) {
+		case kindGateway:
+			return t.gateways[n] != nil
+		case kindService:
+			t.out.Asked[n] = struct{}{}
+			return true
+		}
+		return false
+	})
+}
+
+func parentName(ref *gatewayv1.ParentReference, namespace string) Name {
+	return Name{string(deref(ref.Namespace, gatewayv1.Namespace(namespace))), string(ref.Name)}
+}
+
+// parentKind is Gateway or Service, "" for what cannot be a parent.
+func parentKind(ref *gatewayv1.ParentReference) string {
+	switch group, kind := string(deref(ref.Group, groupGateway)), string(deref(ref.Kind, kindGateway)); {
+	case group == groupGateway && kind == kindGateway:
+		return kindGateway
+	case group == "" && kind == kindService:
+		return kindService
+	}
+	return ""
+}
+
+// attach attaches a route to all its parents, and judges each attachment.
+func (t *translator) attach(r *route) {
+	st := &Status{}
+	seen := map[parentKey]struct{}{}
+	for i := range r.common.ParentRefs {
+		ref := &r.common.ParentRefs[i]
+		if _, twice := seen[keyOf(ref)]; twice {
+			continue
+		}
+		seen[keyOf(ref)] = struct{}{}
+		n := parentName(ref, r.object.Key.Namespace)
+		switch parentKind(ref) {
+		case kindGateway:
+			if g := t.gateways[n]; g != nil {
+				st.Parents = append(st.Parents, r.parentStatus(ref, t.attachGateway(r, g, ref)))
+			}
+		case kindService:
+			st.Parents = append(st.Parents, r.parentStatus(ref, t.attachService(r, n, ref)))
+		}
+	}
+	if len(st.Parents) > 0 {
+		t.out.Statuses[r.object.Key] = st
+	}
+}
+
+// parentKey is a reference by value.
+type parentKey struct {
+	group, kind, namespace, name, section string
+	port                                  int32
+}
+
+func keyOf(ref *gatewayv1.ParentReference) parentKey {
+	return parentKey{string(deref(ref.Group, groupGateway)), string(deref(ref.Kind, kindGateway)), string(deref(ref.Namespace, "")),
+		string(ref.Name), string(deref(ref.SectionName, "")), deref(ref.Port, 0)}
+}
+
+// attachGateway attaches a route to the listeners of a Gateway that take it.
+func (t *translator) attachGateway(r *route, g *gateway, ref *gatewayv1.ParentReference) verdict {
+	picked := g.pick(ref)
+	if len(picked) == 0 {
+		return verdict{string(gatewayv1.RouteReasonNoMatchingParent), fmt.Sprintf("Gateway %s has no such listener", g.name)}
+	}
+	var allowed, matched int
+	for _, l := range picked {
+		if !slices.Contains(l.kinds, r.kind) || !t.admits(l, r.object.Key.Namespace) || !l.accepted.ok() || !l.conflicted.ok() {
+			continue
+		}
+		allowed++
+		hosts := l.common(r.hosts)
+		if r.kind == kindTCPRoute {
+			hosts = []string{l.hostname}
+		}
+		if len(hosts) == 0 {
+			continue
+		}
+		matched++
+		if !r.accepted.ok() {
+			continue
+		}
+		l.attached++
+		for _, h := range hosts {
+			for _, x := range r.rules {
+				l.host(h).add(x)
+			}
+			for _, x := range r.streams {
+				l.streams = append(l.streams, x.at(h))
+			}
+		}
+	}
+	switch {
+	case allowed == 0:
+		return verdict{string(gatewayv1.RouteReasonNotAllowedByListeners), fmt.Sprintf("no listener of Gateway %s that is meant takes a %s of namespace %s", g.name, r.kind, r.object.Key.Namespace)}
+	case matched == 0:
+		return verdict{string(gatewayv1.RouteReasonNoMatchingListenerHostname), fmt.Sprintf("no hostname is one of those of Gateway %s", g.name)}
+	}
+	t.leads(g, r)
+	return r.accepted
+}
+
+func (l *listener) host(h string) *hostRules {
+	if l.hosts[h] == nil {
+		l.hosts[h] = &hostRules{}
+	}
+	return l.hosts[h]
+}
+
+// attachService makes a route one for what is sent to a Service within the mesh.
+func (t *translator) attachService(r *route, n Name, ref *gatewayv1.ParentReference) verdict {
+	s := t.service(n, false)
+	if s == nil {
+		return verdict{string(gatewayv1.RouteReasonNoMatchingParent), fmt.Sprintf("there is no Service %s", n)}
+	}
+	port := deref(ref.Port, 0)
+	if port != 0 {
+		if _, ok := s.Port(uint16(port)); !ok || port < 1 || port > 65535 {
+			return verdict{string(gatewayv1.RouteReasonNoMatchingParent), fmt.Sprintf("Service %s has no port %d", n, port)}
+		}
+	}
+	if !r.accepted.ok() {
+		return r.accepted
+	}
+	k := meshKey{r.object.Key.Namespace, n}
+	if t.mesh[k] == nil {
+		t.mesh[k] = &hostRules{service: s}
+	}
+	for _, x := range r.rules {
+		t.mesh[k].add(x.onPort(uint32(port)))
+	}
+	for _, x := range r.streams {
+		t.mesh[k].streams = append(t.mesh[k].streams, x.onPort(uint32(port)))
+	}
+	return verdict{}
+}
