@@ -32,7 +32,8 @@ func (r *Renewer) account(ctx context.Context, s *corev1.Secret, key string, tok
 	defer r.mu.Unlock()
 	where := []zap.Field{zap.String("cluster", key), zap.String("secret", s.Namespace+"/"+s.Name)}
 	if err == nil {
-		delete(r.attempts, at)
+		// Where clocks differ by more than half a lifetime a new token is due at once.
+		r.attempts[at] = attempted{next: r.now().Add(token.lifetime() / 10)}
 		r.counted.WithLabelValues(key, "renewed").Inc()
 		r.log.Info("renewed the token of a remote secret", append(where, zap.Time("until", token.expires))...)
 		return
@@ -46,7 +47,11 @@ func (r *Renewer) account(ctx context.Context, s *corev1.Secret, key string, tok
 	}
 	r.counted.WithLabelValues(key, "failed").Inc()
 	a.failures++
-	a.next = r.now().Add(min(renewRetry<<min(a.failures-1, 10), renewRetryMax))
+	wait := min(renewRetry<<min(a.failures-1, 10), renewRetryMax)
+	if left := token.expires.Sub(r.now()); left > 0 {
+		wait = min(wait, max(left/4, renewLook)) // the nearer the end, the more often
+	}
+	a.next = r.now().Add(wait)
 	a.problem = fmt.Sprintf("its token ends %s and could not be renewed: %s", token.expires.UTC().Format(time.RFC3339), bounded(err.Error()))
 	if a.failures == 1 {
 		r.log.Warn("token of a remote secret could not be renewed, trying again", append(where, zap.Time("ends", token.expires), zap.Error(err))...)

@@ -148,7 +148,7 @@ func (s *Source) clusterSetReaders(c dynamic.Interface) []*reader {
 	exports, imports := gv.WithResource("serviceexports"), gv.WithResource("serviceimports")
 	e := newReader(s, exports.GroupResource().String(), KindServiceExport, example(gv, "ServiceExport"), dynamicLister{c.Resource(exports)}, all)
 	i := newReader(s, imports.GroupResource().String(), KindServiceImport, example(gv, "ServiceImport"), dynamicLister{c.Resource(imports)}, all)
-	e.optional, i.optional = true, true
+	e.optional, i.optional, e.spare, i.spare = true, true, true, true
 	e.set = func(obj any) {
 		if u, ok := obj.(*unstructured.Unstructured); ok {
 			s.translator.setExport(types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()})

@@ -48,8 +48,10 @@ type reader struct {
 	resource string
 	// object is an example of the type that is read.
 	object runtime.Object
-	// optional kinds need not exist in the server.
-	optional bool
+	// optional kinds need not exist in the server. Of spare ones, which clusters do
+	// without as a rule, it is the same to be refused as to find nothing: a reader
+	// that was made before they were read is no defect.
+	optional, spare bool
 	list     cache.ListWithContextFunc
 	watch    cache.WatchFuncWithContext
 	// set and remove change the translator, which is locked. set reports whether
@@ -186,7 +188,7 @@ func (r *reader) answered(err error, watching bool) {
 	refused, absent := false, false
 	switch {
 	case apierrors.IsForbidden(err):
-		refused = true
+		absent, refused = r.spare && !r.everRead(), !r.spare || r.everRead()
 	case apierrors.IsNotFound(err):
 		absent, refused = r.optional, !r.optional
 	case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
@@ -203,6 +205,14 @@ func (r *reader) answered(err error, watching bool) {
 		r.clearRefusal()
 	}
 	r.source.wake()
+}
+
+// everRead reports whether the kind was read before: then a refusal is news.
+func (r *reader) everRead() bool {
+	b := &r.source.status
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return r.state.Synced && !r.state.Absent
 }
 
 func (r *reader) note(now time.Time, err error, refused, absent, watching bool) {

@@ -134,6 +134,23 @@ func TestForbiddenKind(t *testing.T) {
 	require.Empty(t, s.problems.List())
 }
 
+// TestForbiddenSpareKind: a kind that clusters do without as a rule may be
+// refused: an account that was made before it was read is no defect.
+func TestForbiddenSpareKind(t *testing.T) {
+	t.Parallel()
+	f := newFakeServer(t, true)
+	world(t, f)
+	f.refuseKind("serviceexports", http.StatusForbidden)
+	f.refuseKind("serviceimports", http.StatusForbidden)
+	s := start(t, f, nil)
+	s.awaitSync(t)
+	require.Empty(t, s.problems.List())
+	for _, k := range s.source.Status().Kinds {
+		require.True(t, k.Synced, k.Kind)
+		require.False(t, k.Refused, k.Kind)
+	}
+}
+
 // TestForbiddenPods: without pods the addresses are served without identity.
 func TestForbiddenPods(t *testing.T) {
 	t.Parallel()
@@ -299,7 +316,7 @@ func TestConfiguration(t *testing.T) {
 	s.await(t, "the bad one is put right", func() bool { return len(s.state.objects) == 4 })
 	require.Equal(t, "good", s.problems.List()[0].Object.Name, "the good one went bad, its last good version stays")
 	f.remove(istioGateways, "a/good")
-	s.await(t, "removal", func() bool { return len(s.state.objects) == 1 })
+	s.await(t, "removal", func() bool { return len(s.state.objects) == 3 })
 	require.Empty(t, s.problems.List())
 }
 

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -69,12 +70,43 @@ func (l *versionedLister) Watch(ctx context.Context, o metav1.ListOptions) (watc
 	if err != nil {
 		return nil, err
 	}
-	return watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
-		if u, ok := e.Object.(*unstructured.Unstructured); ok {
-			l.newest(u)
+	return newVersionedWatch(w, l.newest), nil
+}
+
+// versionedWatch passes events on after a look at each. It ends when it is
+// stopped, also if nobody takes the event at hand: watch.Filter would not.
+type versionedWatch struct {
+	inner   watch.Interface
+	results chan watch.Event
+	stop    sync.Once
+	stopped chan struct{}
+}
+
+func newVersionedWatch(inner watch.Interface, look func(*unstructured.Unstructured)) *versionedWatch {
+	w := &versionedWatch{inner: inner, results: make(chan watch.Event), stopped: make(chan struct{})}
+	go func() {
+		defer close(w.results)
+		for e := range inner.ResultChan() {
+			if u, ok := e.Object.(*unstructured.Unstructured); ok {
+				look(u)
+			}
+			select {
+			case w.results <- e:
+			case <-w.stopped:
+				return
+			}
 		}
-		return e, true
-	}), nil
+	}()
+	return w
+}
+
+// ResultChan implements [watch.Interface].
+func (w *versionedWatch) ResultChan() <-chan watch.Event { return w.results }
+
+// Stop implements [watch.Interface].
+func (w *versionedWatch) Stop() {
+	w.stop.Do(func() { close(w.stopped) })
+	w.inner.Stop()
 }
 
 // newest lets an object of an older version pass for one of the newest: what

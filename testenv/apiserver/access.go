@@ -130,6 +130,7 @@ func readerRules() []rbacv1.PolicyRule {
 			"config.istio.io", "security.istio.io", "networking.istio.io", "telemetry.istio.io",
 			"extensions.istio.io", "authentication.istio.io", "rbac.istio.io", "gateway.networking.k8s.io",
 		}, Verbs: read, Resources: []string{"*"}},
+		{APIGroups: []string{"multicluster.x-k8s.io"}, Verbs: read, Resources: []string{"serviceexports", "serviceimports"}},
 		{APIGroups: []string{"authentication.k8s.io"}, Verbs: []string{"create"}, Resources: []string{"tokenreviews"}},
 		{APIGroups: []string{"authorization.k8s.io"}, Verbs: []string{"create"}, Resources: []string{"subjectaccessreviews"}},
 	}

@@ -81,7 +81,7 @@ func newRulesWorld(t *testing.T, rules string, backends ...*backend) *rulesWorld
 	}
 	w.put("east", "rules.yaml", rules)
 	w.settle()
-	w.world.start()
+	w.start()
 	return w
 }
 

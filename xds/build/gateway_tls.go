@@ -31,9 +31,7 @@ func serverSocket(f *filters, x *gatewayServer) (*corev3.TransportSocket, error)
 	if x.kind == serverHTTPS {
 		common.AlpnProtocols = []string{"h2", "http/1.1"}
 	}
-	for _, c := range certificates(t) {
-		common.TlsCertificateSdsSecretConfigs = append(common.TlsCertificateSdsSecretConfigs, c)
-	}
+	common.TlsCertificateSdsSecretConfigs = certificates(t)
 	client := wrapperspb.Bool(false)
 	if m := t.GetMode(); m == networking.ServerTLSSettings_MUTUAL || m == networking.ServerTLSSettings_OPTIONAL_MUTUAL {
 		client = wrapperspb.Bool(m == networking.ServerTLSSettings_MUTUAL)
