@@ -104,7 +104,8 @@ func (srv *Server) serveConfigDump(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	want := map[string]bool{"clusters": true, "listeners": true, "routes": true, "extensions": true, "endpoints": q.Has("include_eds")}
+	_, extensions := s.held(build.TypeExtension)
+	want := map[string]bool{"clusters": true, "listeners": true, "routes": true, "extensions": len(extensions) > 0, "endpoints": q.Has("include_eds")}
 	if types := q.Get("types"); types != "" {
 		clear(want)
 		for _, t := range strings.Split(types, ",") {

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"sigs.k8s.io/yaml"
 
-	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry/config"
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
@@ -47,10 +46,10 @@ func FuzzTranslate(f *testing.F) {
 			require.NoError(t, err)
 			k, ok := config.Lookup("networking.istio.io/v1", string(o.Key.Kind))
 			require.True(t, ok)
-			doc, err := json.Marshal(map[string]any{"metadata": map[string]any{"name": "x", "namespace": "y"}, "spec": json.RawMessage(spec)})
+			doc, err := json.Marshal(map[string]any{"metadata": map[string]any{"name": "x", "namespace": o.Key.Namespace}, "spec": json.RawMessage(spec)})
 			require.NoError(t, err)
 			_, err = config.Decode("main", k, doc)
-			require.NoError(t, err, "%v", mesh.ObjectKey(o.Key))
+			require.NoError(t, err, "%v", o.Key)
 		}
 	})
 }

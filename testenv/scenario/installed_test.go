@@ -19,6 +19,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/manifests"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry/config"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
@@ -95,8 +96,10 @@ func TestConfigRights(t *testing.T) {
 			}
 		}
 	}
-	for _, k := range config.Kinds() {
-		read = append(read, k.Resource+"."+k.Group)
+	for _, k := range append(config.Kinds(), config.GatewayKinds()...) {
+		if k.Kind != mesh.KindGatewayAPIGateway { // which belong to the registry, in every cluster
+			read = append(read, k.Resource+"."+k.Group)
+		}
 	}
 	slices.Sort(granted)
 	slices.Sort(read)

@@ -32,9 +32,15 @@ func location(a *routev3.RedirectAction, m *routev3.RouteMatch, r *Request) stri
 	path, query, hasQuery := strings.Cut(r.Path, "?")
 	switch p := a.GetPathRewriteSpecifier().(type) {
 	case *routev3.RedirectAction_PathRedirect:
-		path, hasQuery = p.PathRedirect, hasQuery && !strings.Contains(p.PathRedirect, "?")
+		if p.PathRedirect != "" { // else the path stays
+			path, hasQuery = p.PathRedirect, hasQuery && !strings.Contains(p.PathRedirect, "?")
+		}
 	case *routev3.RedirectAction_PrefixRewrite:
 		path = p.PrefixRewrite + path[len(prefixOf(m)):]
+	case *routev3.RedirectAction_RegexRewrite:
+		if re, err := regexp.Compile(p.RegexRewrite.GetPattern().GetRegex()); err == nil { // Envoy refuses others
+			path = re.ReplaceAllString(path, groups(p.RegexRewrite.GetSubstitution()))
+		}
 	}
 	if hasQuery && !a.GetStripQuery() {
 		path += "?" + query

@@ -118,6 +118,7 @@ func grpcService(upstream, host string) *corev3.GrpcService {
 func otelLog(a *meshconfig.MeshConfig_ExtensionProvider_EnvoyOpenTelemetryLogProvider, upstream, host string) proto.Message {
 	text, labels := cmp.Or(a.GetLogFormat().GetText(), defaultTextFormat), a.GetLogFormat().GetLabels().GetFields()
 	out := &otellogv3.OpenTelemetryAccessLogConfig{
+		//nolint:staticcheck // the fields that replace it are unknown to older proxies
 		CommonConfig:         grpcLog(cmp.Or(a.GetLogName(), "otel_envoy_accesslog"), upstream, host, formerPeersToLog()),
 		DisableBuiltinLabels: true,
 		Body:                 &otlpv1.AnyValue{Value: &otlpv1.AnyValue_StringValue{StringValue: text}},

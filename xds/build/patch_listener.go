@@ -1,7 +1,9 @@
 package build
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -59,6 +61,10 @@ func (c *chainPatcher) listenerChains(l *listenerv3.Listener) {
 		case networking.EnvoyFilter_Patch_MERGE:
 			for i, fc := range l.FilterChains {
 				l.FilterChains[i] = c.merge(x, fc)
+				if other := sameMatch(l, i); other != "" {
+					c.p.fail(x, fmt.Errorf("filter chain %s matches what %s does; proxies refuse that", fc.GetName(), other))
+					l.FilterChains[i] = fc
+				}
 			}
 			if l.DefaultFilterChain != nil {
 				l.DefaultFilterChain = c.merge(x, l.DefaultFilterChain)
@@ -81,8 +87,29 @@ func (c *chainPatcher) listenerChains(l *listenerv3.Listener) {
 				continue
 			}
 			l.FilterChains = append(l.FilterChains, fc)
+			if other := sameMatch(l, len(l.FilterChains)-1); other != "" {
+				c.p.fail(x, fmt.Errorf("filter chain %s matches what %s does; proxies refuse that", fc.GetName(), other))
+				l.FilterChains = l.FilterChains[:len(l.FilterChains)-1]
+			}
 		}
 	}
+}
+
+// sameMatch names another chain of a listener that matches the same connections as
+// the i-th; "" if none does.
+func sameMatch(l *listenerv3.Listener, i int) string {
+	match := func(fc *listenerv3.FilterChain) *listenerv3.FilterChainMatch {
+		if m := fc.GetFilterChainMatch(); m != nil {
+			return m
+		}
+		return &listenerv3.FilterChainMatch{}
+	}
+	for j, other := range l.GetFilterChains() {
+		if j != i && proto.Equal(match(other), match(l.GetFilterChains()[i])) {
+			return cmp.Or(other.GetName(), "another")
+		}
+	}
+	return ""
 }
 
 // remove takes out the chains that a patch is about. A listener without any is

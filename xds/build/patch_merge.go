@@ -196,7 +196,7 @@ func acceptablePattern(re string) error {
 		return fmt.Errorf("a regular expression is %d characters long; it may have %d", len(re), maxPattern)
 	}
 	if _, err := syntax.Parse(re, syntax.Perl); err != nil {
-		return fmt.Errorf("%q is not a regular expression: %w", re, err)
+		return fmt.Errorf("%.64q is not a regular expression in the syntax of RE2", re)
 	}
 	return nil
 }

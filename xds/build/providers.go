@@ -37,7 +37,7 @@ func providerService(p *meshconfig.MeshConfig_ExtensionProvider) (service string
 	case *meshconfig.MeshConfig_ExtensionProvider_Zipkin:
 		s = x.Zipkin
 	case *meshconfig.MeshConfig_ExtensionProvider_Lightstep: //nolint:staticcheck // still read
-		s = x.Lightstep
+		s = x.Lightstep //nolint:staticcheck // see above
 	case *meshconfig.MeshConfig_ExtensionProvider_Datadog:
 		s = x.Datadog
 	case *meshconfig.MeshConfig_ExtensionProvider_Skywalking:
@@ -101,6 +101,12 @@ func providersInForce(in Inputs, v View) []string {
 // needsProviders reports whether anything that the view's proxies send their logs
 // or spans to is a service of the mesh.
 func needsProviders(in Inputs, v View) bool {
+	if !slices.ContainsFunc(in.Catalog.Settings.Mesh.GetExtensionProviders(), func(p *meshconfig.MeshConfig_ExtensionProvider) bool {
+		service, _ := providerService(p)
+		return service != ""
+	}) {
+		return false
+	}
 	return slices.ContainsFunc(providersInForce(in, v), func(name string) bool {
 		service, _ := providerService(provider(in, name))
 		return service != ""

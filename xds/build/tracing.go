@@ -97,7 +97,7 @@ func tracingFor(in Inputs, v View, d Direction) *tracingSpec {
 		s.provider = defaults[0] // proxies have one tracer
 	}
 	for _, t := range all {
-		if onSide(telemetry.WorkloadMode(t.GetMatch().GetMode()), workloadMode(d)) {
+		if onSide(t.GetMatch().GetMode(), workloadMode(d)) {
 			s.apply(t)
 		}
 	}
@@ -134,6 +134,10 @@ func (s *tracingSpec) apply(t *telemetry.Tracing) {
 // traced reports whether any requests of the view's proxies are traced, so that
 // their listeners name the workload.
 func traced(in Inputs, v View) bool {
+	m := in.Catalog.Settings.Mesh
+	if v.Telemetry == (ObjectNames{}) && len(m.GetDefaultProviders().GetTracing()) == 0 { // asked for every listener: no section is decoded
+		return m.GetEnableTracing() && (v.Tracer != (Tracer{}) || m.GetDefaultConfig().GetTracing() != nil)
+	}
 	return tracingFor(in, v, DirectionInbound) != nil || tracingFor(in, v, DirectionOutbound) != nil
 }
 

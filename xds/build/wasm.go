@@ -43,7 +43,6 @@ const (
 	noUpstream = "_"
 
 	// What the agent is told by the module's environment.
-	wasmSecretEnv  = "ISTIO_META_WASM_IMAGE_PULL_SECRET"
 	wasmPolicyEnv  = "ISTIO_META_WASM_IMAGE_PULL_POLICY"
 	wasmVersionEnv = "ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION"
 )
@@ -230,7 +229,8 @@ func (p *wasmPlugin) code() *corev3.AsyncDataSource {
 }
 
 // environment is the module's environment, by which the agent learns how to fetch
-// it. The pull secret is named here; who answers for secrets puts its content in.
+// it. What is built is shared by proxies, so no secret is in it: the agent fetches
+// without the plugin's pull secret.
 func (p *wasmPlugin) environment() *wasmv3.EnvironmentVariables {
 	out := &wasmv3.EnvironmentVariables{KeyValues: map[string]string{}}
 	for _, e := range p.spec.GetVmConfig().GetEnv() {
@@ -239,9 +239,6 @@ func (p *wasmPlugin) environment() *wasmv3.EnvironmentVariables {
 		} else {
 			out.KeyValues[e.GetName()] = e.GetValue()
 		}
-	}
-	if s := p.spec.GetImagePullSecret(); s != "" {
-		out.KeyValues[wasmSecretEnv] = "kubernetes://" + p.object.Key.Namespace + "/" + s
 	}
 	if x := p.spec.GetImagePullPolicy(); x != extensions.PullPolicy_UNSPECIFIED_POLICY {
 		out.KeyValues[wasmPolicyEnv] = x.String()

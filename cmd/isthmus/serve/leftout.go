@@ -32,8 +32,8 @@ type leftOutOf struct {
 
 func newLeftOut(p *registry.Problems, log *zap.Logger, metrics prometheus.Registerer) *leftOut {
 	l := &leftOut{problems: p, log: log, list: map[mesh.ObjectKey]*leftOutOf{}}
-	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "isthmus_patches_left_out",
-		Help: "Patches of EnvoyFilters that cannot be applied somewhere, in the newest version of their object that was built with."},
+	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "isthmus_parts_left_out",
+		Help: "Parts of objects that resources are made without, patches of EnvoyFilters that fit nowhere above all."},
 		func() float64 { return float64(l.count()) }))
 	return l
 }
