@@ -52,8 +52,8 @@ type reader struct {
 	// without as a rule, it is the same to be refused as to find nothing: a reader
 	// that was made before they were read is no defect.
 	optional, spare bool
-	list     cache.ListWithContextFunc
-	watch    cache.WatchFuncWithContext
+	list            cache.ListWithContextFunc
+	watch           cache.WatchFuncWithContext
 	// set and remove change the translator, which is locked. set reports whether
 	// the object is one that the reader knows.
 	set    func(obj any)

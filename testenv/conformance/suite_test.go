@@ -1,0 +1,82 @@
+package conformance
+
+import (
+	"io/fs"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	clientset "k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/gateway-api/apis/v1alpha2"
+	"sigs.k8s.io/gateway-api/apis/v1alpha3"
+	upstream "sigs.k8s.io/gateway-api/conformance"
+	"sigs.k8s.io/gateway-api/conformance/tests"
+	"sigs.k8s.io/gateway-api/conformance/utils/config"
+	"sigs.k8s.io/gateway-api/conformance/utils/suite"
+	"sigs.k8s.io/gateway-api/pkg/features"
+
+	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
+)
+
+// supported are the features beside those of the core whose requests can be
+// answered without a data plane.
+func supported() []features.FeatureName {
+	return []features.FeatureName{
+		features.SupportHTTPRouteQueryParamMatching, features.SupportHTTPRouteMethodMatching, features.SupportHTTPRouteResponseHeaderModification,
+		features.SupportHTTPRoutePortRedirect, features.SupportHTTPRouteSchemeRedirect, features.SupportHTTPRoutePathRedirect,
+		features.SupportHTTPRouteHostRewrite, features.SupportHTTPRoutePathRewrite, features.SupportHTTPRouteBackendRequestHeaderModification,
+		features.SupportHTTPRouteDestinationPortMatching, features.SupportHTTPRouteParentRefPort, features.SupportGatewayPort8080,
+		features.SupportHTTPRoute303RedirectStatusCode, features.SupportHTTPRoute307RedirectStatusCode, features.SupportHTTPRoute308RedirectStatusCode,
+		features.SupportHTTPRouteNamedRouteRule,
+	}
+}
+
+// skipped are the tests of the core that cannot be run here, with the reason.
+func skipped() map[string]string {
+	return map[string]string{}
+}
+
+// TestCore runs the suite's profiles for HTTP.
+func TestCore(t *testing.T) {
+	w := newWorld(t)
+	api, err := client.New(w.cluster.REST(), client.Options{})
+	require.NoError(t, err)
+	require.NoError(t, v1alpha3.Install(api.Scheme()))
+	require.NoError(t, v1alpha2.Install(api.Scheme()))
+	require.NoError(t, gatewayv1.Install(api.Scheme()))
+	require.NoError(t, apiextensionsv1.AddToScheme(api.Scheme()))
+	all, err := clientset.NewForConfig(w.cluster.REST())
+	require.NoError(t, err)
+	var skip []string
+	for name, why := range skipped() {
+		t.Logf("skipped: %s: %s", name, why)
+		skip = append(skip, name)
+	}
+	times := config.DefaultTimeoutConfig()
+	times.MaxTimeToConsistency = 10 * time.Second // there is no data plane that has to hear of anything
+	s, err := suite.NewConformanceTestSuite(suite.ConformanceOptions{
+		ConfigurableOptions: suite.ConfigurableOptions{
+			GatewayClassName: gatewayapi.ClassIstio, CleanupTestResources: true, TimeoutConfig: times,
+			ConformanceProfiles: []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName},
+			SupportedFeatures:   supported(), SkipTests: skip, RunTest: os.Getenv("CONFORMANCE_TEST"), // "" for all
+		},
+		Client: api, Clientset: all, RestConfig: w.cluster.REST(), RoundTripper: roundTripper{w}, ManifestFS: []fs.FS{&upstream.Manifests},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { // when all tests have ended
+		report, err := s.Report()
+		require.NoError(t, err)
+		for _, p := range report.ProfileReports {
+			t.Logf("%s: core: %s %+v, skipped %v", p.Name, p.Core.Result, p.Core.Statistics, p.Core.SkippedTests)
+			if p.Extended != nil {
+				t.Logf("%s: extended: %s %+v", p.Name, p.Extended.Result, p.Extended.Statistics)
+			}
+		}
+	})
+	s.Setup(t, tests.ConformanceTests)
+	require.NoError(t, s.Run(t, tests.ConformanceTests))
+}
