@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -15,14 +16,18 @@ import (
 
 const typeShelf = "type.example/Shelf"
 
-// shelf answers with what a test has put on it, and counts who asks.
+// shelf answers with what a test has put on it, and counts who asks. The test
+// touches it only while everybody waits; streams ask side by side.
 type shelf struct {
+	mu      sync.Mutex
 	content map[string]string // by resource name
 	err     error
 	asked   map[string]int // by proxy
 }
 
 func (s *shelf) Respond(_ context.Context, p *mesh.Proxy, url string, names []string) ([]NamedAny, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked[p.ID]++
 	if s.err != nil {
 		return nil, s.err
