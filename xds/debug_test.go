@@ -104,3 +104,9 @@ func TestCachezNamesWhatFails(t *testing.T) {
 		require.Contains(t, rec.Body.String(), "label fault: not acceptable")
 	})
 }
+
+// A stream is listed from the moment it is known, which is before it has a view.
+func TestViewOfAStreamThatArrives(t *testing.T) {
+	s := &stream{srv: &Server{graph: newGraph(nil, nil)}}
+	require.Equal(t, build.View{}, s.currentView())
+}

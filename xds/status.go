@@ -97,10 +97,14 @@ func (srv *Server) find(id string) *stream {
 	return found
 }
 
-// currentView returns the view that the stream has now.
+// currentView returns the view that the stream has now: the zero value while it
+// is on its way into the graph.
 func (s *stream) currentView() build.View {
 	s.srv.graph.mu.Lock()
 	defer s.srv.graph.mu.Unlock()
+	if s.view == nil {
+		return build.View{}
+	}
 	return s.view.view
 }
 

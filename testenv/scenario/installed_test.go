@@ -115,7 +115,8 @@ func (w *World) install(cluster, profile string, set ...string) {
 	target, err := install.NewTarget(cluster, w.Clusters[cluster].REST())
 	require.NoError(w.t, err)
 	var said strings.Builder
-	i := &install.Installer{Target: target, Out: &said, NoWait: true}
+	// What other scenarios left in a shared cluster is taken over, and goes with the rest.
+	i := &install.Installer{Target: target, Out: &said, NoWait: true, Force: true}
 	require.NoError(w.t, i.Install(w.ctx, plan), "%s", &said)
 	w.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own has ended
