@@ -146,16 +146,24 @@ func text(v any) string {
 // depart notes in the entry that its proxy left this replica, unless another one
 // has it already.
 func (r *Registrar) depart(ctx context.Context, k mesh.ObjectKey, s *session) error {
+	if o, err := r.own(ctx, k); o == nil || err != nil {
+		return err
+	}
+	return r.wrap("write", k, r.annotate(ctx, k, map[string]any{AnnotationDisconnected: stamp(s.left)}))
+}
+
+// own reads an entry; nil if there is none or another replica has it.
+func (r *Registrar) own(ctx context.Context, k mesh.ObjectKey) (*unstructured.Unstructured, error) {
 	o, err := r.entries.Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil
+		return nil, nil
 	case err != nil:
-		return r.wrap("read", k, err)
+		return nil, r.wrap("read", k, err)
 	case !r.mine(o):
-		return nil
+		return nil, nil
 	}
-	return r.wrap("write", k, r.annotate(ctx, k, map[string]any{AnnotationDisconnected: stamp(s.left)}))
+	return o, nil
 }
 
 // mine reports whether an entry registered itself and this replica was the last
@@ -168,14 +176,9 @@ func (r *Registrar) mine(o *unstructured.Unstructured) bool {
 // remove removes the entry of a machine that stayed away, unless another replica
 // has it.
 func (r *Registrar) remove(ctx context.Context, k mesh.ObjectKey) error {
-	o, err := r.entries.Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err != nil:
-		return r.wrap("read", k, err)
-	case !r.mine(o):
-		return nil
+	o, err := r.own(ctx, k)
+	if o == nil || err != nil {
+		return err
 	}
 	return r.wrap("remove", k, r.delete(ctx, o))
 }

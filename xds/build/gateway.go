@@ -194,7 +194,7 @@ func (p *gatewayPort) takes(x *gatewayServer) bool {
 	return true
 }
 
-// terminatesTLS reports whether the server opens TLS and routes requests.
+// redirects reports whether plain HTTP is sent to HTTPS.
 func (x *gatewayServer) redirects() bool { return x.spec.GetTls().GetHttpsRedirect() }
 
 // routeName is the name of the server's route configuration: one for all plain

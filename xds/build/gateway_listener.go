@@ -206,15 +206,8 @@ func topology(in Inputs) *meshconfig.Topology {
 // a Gateway or a VirtualService was before a change does not matter: all are
 // looked at.
 func routerAffected(in Inputs, v View, c *registry.Change) Affected {
-	for k, o := range c.Objects {
-		switch k.Kind {
-		case mesh.KindGateway, mesh.KindDestinationRule:
-			return Affected{All: true}
-		case mesh.KindVirtualService:
-			if bindsGateways(o.Before) || bindsGateways(o.After) {
-				return Affected{All: true}
-			}
-		}
+	if aboutRouters(c) {
+		return Affected{All: true}
 	}
 	for _, s := range c.Services {
 		if s.Aspects.Has(registry.AspectDefinition) { // of which each passthrough listener holds all
@@ -222,6 +215,21 @@ func routerAffected(in Inputs, v View, c *registry.Change) Affected {
 		}
 	}
 	return Affected{}
+}
+
+// aboutRouters reports whether a change is about any object that routers follow.
+func aboutRouters(c *registry.Change) bool {
+	for k, o := range c.Objects {
+		switch k.Kind {
+		case mesh.KindGateway, mesh.KindDestinationRule:
+			return true
+		case mesh.KindVirtualService:
+			if bindsGateways(o.Before) || bindsGateways(o.After) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // allRouterNames lists the names of a router's listeners, also of those that

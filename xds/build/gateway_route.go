@@ -107,15 +107,8 @@ func catchAllsLast(h *routev3.VirtualHost) {
 // routerRoutesAffected tells which route configurations of a router a change may
 // concern: all, if it is about any rule for routers or a service that one leads to.
 func routerRoutesAffected(in Inputs, c *registry.Change) Affected {
-	for k, o := range c.Objects {
-		switch k.Kind {
-		case mesh.KindGateway, mesh.KindDestinationRule:
-			return Affected{All: true}
-		case mesh.KindVirtualService:
-			if bindsGateways(o.Before) || bindsGateways(o.After) {
-				return Affected{All: true}
-			}
-		}
+	if aboutRouters(c) {
+		return Affected{All: true}
 	}
 	for k, s := range c.Services {
 		if s.Aspects.Has(registry.AspectDefinition) && len(ruleTables(in).leading[k.Hostname]) > 0 {
