@@ -105,54 +105,48 @@ func mergeGateway(s, want *gatewayv1.GatewayStatus, now metav1.Time) {
 // mergeParents replaces our part of a route's parents. Ours keep their order
 // among those that were there.
 func mergeParents(s *gatewayv1.RouteStatus, want []gatewayv1.RouteParentStatus, now metav1.Time) {
-	var out, mine []gatewayv1.RouteParentStatus
-	for _, p := range s.Parents {
-		if p.ControllerName == gatewayapi.Controller {
-			mine = append(mine, p)
-		} else {
-			out = append(out, p)
-		}
-	}
-	if len(mine) == 0 && len(want) == 0 {
-		return
-	}
-	for _, w := range want {
-		var have []metav1.Condition
-		if i := slices.IndexFunc(mine, func(p gatewayv1.RouteParentStatus) bool { return reflect.DeepEqual(p.ParentRef, w.ParentRef) }); i >= 0 {
-			have = mine[i].Conditions
-		}
-		w.Conditions = mergeConditions(have, w.Conditions, now)
-		out = append(out, w)
-	}
-	s.Parents = out[:min(len(out), maxParents)]
-	if s.Parents == nil {
-		s.Parents = []gatewayv1.RouteParentStatus{}
-	}
+	s.Parents = mergeOurs(s.Parents, want, maxParents, now, func(p *gatewayv1.RouteParentStatus) told {
+		return told{p.ControllerName, p.ParentRef, &p.Conditions}
+	})
 }
 
 // mergeAncestors is the same for the ancestors of a policy.
 func mergeAncestors(s *gatewayv1.PolicyStatus, want []gatewayv1.PolicyAncestorStatus, now metav1.Time) {
-	var out, mine []gatewayv1.PolicyAncestorStatus
-	for _, p := range s.Ancestors {
-		if p.ControllerName == gatewayapi.Controller {
-			mine = append(mine, p)
+	s.Ancestors = mergeOurs(s.Ancestors, want, maxAncestors, now, func(p *gatewayv1.PolicyAncestorStatus) told {
+		return told{p.ControllerName, p.AncestorRef, &p.Conditions}
+	})
+}
+
+// told is what an entry of a status says: who says it, about whom, and what.
+type told struct {
+	by         gatewayv1.GatewayController
+	about      gatewayv1.ParentReference
+	conditions *[]metav1.Condition
+}
+
+// mergeOurs replaces what we say in a list that others write into, too, and cuts
+// it to the number of entries that it may have. It is never nil if there was or
+// is anything to say of ours.
+func mergeOurs[T any](all, want []T, limit int, now metav1.Time, read func(*T) told) []T {
+	out, mine := make([]T, 0, len(all)+len(want)), make([]told, 0, len(all))
+	for i := range all {
+		if x := read(&all[i]); x.by == gatewayapi.Controller {
+			mine = append(mine, x)
 		} else {
-			out = append(out, p)
+			out = append(out, all[i])
 		}
 	}
 	if len(mine) == 0 && len(want) == 0 {
-		return
+		return all
 	}
 	for _, w := range want {
+		x := read(&w)
 		var have []metav1.Condition
-		if i := slices.IndexFunc(mine, func(p gatewayv1.PolicyAncestorStatus) bool { return reflect.DeepEqual(p.AncestorRef, w.AncestorRef) }); i >= 0 {
-			have = mine[i].Conditions
+		if i := slices.IndexFunc(mine, func(m told) bool { return reflect.DeepEqual(m.about, x.about) }); i >= 0 {
+			have = *mine[i].conditions
 		}
-		w.Conditions = mergeConditions(have, w.Conditions, now)
+		*x.conditions = mergeConditions(have, *x.conditions, now)
 		out = append(out, w)
 	}
-	s.Ancestors = out[:min(len(out), maxAncestors)]
-	if s.Ancestors == nil {
-		s.Ancestors = []gatewayv1.PolicyAncestorStatus{}
-	}
+	return out[:min(len(out), limit)]
 }
