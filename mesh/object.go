@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -123,49 +122,4 @@ type Settings struct {
 	FailoverNeedsOutliers bool
 	// Weights drain clusters and networks.
 	Weights Weights
-}
-
-// Weights say how much of its share of the traffic a cluster or network gets, in
-// percent: 0 drains it. What is not named gets all of it.
-type Weights struct {
-	Clusters map[ClusterID]uint32
-	Networks map[NetworkID]uint32
-}
-
-// Of is the weight of endpoints in a cluster and network: the product of both,
-// at least 1 unless one of them is drained.
-func (w Weights) Of(c ClusterID, n NetworkID) uint32 {
-	const full = 100
-	a, ok := w.Clusters[c]
-	if !ok {
-		a = full
-	}
-	b, ok := w.Networks[n]
-	if !ok {
-		b = full
-	}
-	if a == 0 || b == 0 {
-		return 0
-	}
-	return max(a*b/full, 1)
-}
-
-// Equal reports whether two sets of weights are the same.
-func (w Weights) Equal(o Weights) bool {
-	return maps.Equal(w.Clusters, o.Clusters) && maps.Equal(w.Networks, o.Networks)
-}
-
-// Partial reports whether any weight is neither nothing nor all.
-func (w Weights) Partial() bool {
-	for _, n := range w.Clusters {
-		if n != 0 && n < 100 {
-			return true
-		}
-	}
-	for _, n := range w.Networks {
-		if n != 0 && n < 100 {
-			return true
-		}
-	}
-	return false
 }

@@ -53,6 +53,8 @@ type claim struct {
 	content string
 	// problem says why it cannot be used, "" if it can.
 	problem string
+	// weight is that of the Secret. It has no part in who owns a cluster.
+	weight annotation
 }
 
 func compareClaims(a, b claim) int {

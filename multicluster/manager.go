@@ -66,6 +66,14 @@ type Config struct {
 	// Left is called after a remote has left and its sink was closed with Drop, for
 	// what else is kept by cluster; it must return at once. May be nil.
 	Left func(id mesh.ClusterID)
+	// SetWeights is called with the weights that the Secrets give their clusters,
+	// whenever those change, as Store.SetSecretWeights takes them; may be nil.
+	SetWeights func(map[mesh.ClusterID]mesh.Weight)
+	// WeightOf tells the weight of a cluster that is in force, for
+	// [Manager.Clusters]; may be nil.
+	WeightOf func(mesh.ClusterID) mesh.Weight
+	// Problems lists Secrets with an annotation that cannot be read; nil for none.
+	Problems *registry.Problems
 	// Events receives an Event for every refused Secret; may be nil.
 	Events EventRecorder
 	// Log, Metrics and Clock may be nil.
@@ -111,6 +119,7 @@ type loop struct {
 	awaitedUntil time.Time
 	nextLook     time.Time
 	feedFail     string
+	weights      weights
 	running      sync.WaitGroup
 	closed       bool
 }
@@ -143,6 +152,9 @@ func New(c Config) (*Manager, error) {
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
+	}
+	if c.Problems == nil {
+		c.Problems = registry.NewProblems(c.Clock)
 	}
 	c.Backoff = c.Backoff.withDefaults()
 	m := &Manager{

@@ -32,7 +32,9 @@ func (m *Manager) reconcile(ctx context.Context, now time.Time) time.Time {
 	if l.listed {
 		d := decide(m.claims(), append([]mesh.ClusterID{m.cfg.Primary}, m.cfg.Aliases...)...)
 		m.announce(d.refusals)
+		m.weigh(d.owners) // before anything of a cluster is served
 		next = earlier(next, m.converge(ctx, d.owners, now))
+		m.forgetWeights(d.owners) // after its endpoints are gone: a drained cluster leaves drained
 		next = earlier(next, m.expire(now))
 		m.checkReady(now)
 	}
@@ -87,7 +89,7 @@ func (m *Manager) claims() []claim {
 	var out []claim
 	for _, o := range l.objects {
 		for _, e := range o.entries {
-			c := claim{id: e.id, origin: o.origin, content: e.content, problem: e.problem}
+			c := claim{id: e.id, origin: o.origin, content: e.content, problem: e.problem, weight: o.weight}
 			c.origin.Key = e.key
 			if c.problem == "" {
 				p, ok := l.parsed[e.content]
@@ -117,13 +119,19 @@ func (m *Manager) announce(refusals []Refusal) {
 		}
 		m.log.Warn("kubeconfig refused", zap.String("cluster", string(r.ID)), zap.String("origin", r.Origin.String()),
 			zap.String("reason", r.Reason), zap.String("message", r.Message))
-		if m.cfg.Events != nil && r.Origin.Namespace != "" {
-			m.cfg.Events.Event(&corev1.ObjectReference{
-				APIVersion: "v1", Kind: "Secret", Namespace: r.Origin.Namespace, Name: r.Origin.Name, UID: types.UID(r.Origin.UID),
-			}, corev1.EventTypeWarning, r.Reason, r.Message)
-		}
+		m.warn(r.Origin, r.Reason, r.Message)
 	}
 	l.refused, l.refusals = seen, refusals
+}
+
+// warn writes an Event about a Secret.
+func (m *Manager) warn(o Origin, reason, message string) {
+	if m.cfg.Events == nil || o.Namespace == "" {
+		return
+	}
+	m.cfg.Events.Event(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Secret", Namespace: o.Namespace, Name: o.Name, UID: types.UID(o.UID),
+	}, corev1.EventTypeWarning, reason, message)
 }
 
 // converge plans and carries the plan out.

@@ -29,6 +29,9 @@ const (
 	ClusterAnnotation = "networking.istio.io/cluster"
 	// ExpiryAnnotation says when the token in a remote secret ends (RFC 3339).
 	ExpiryAnnotation = "isthmus.io/token-expires"
+	// WeightAnnotation on a remote secret is how much of its share of the traffic
+	// the cluster gets, in percent from 0 to 100; 0 drains it.
+	WeightAnnotation = "isthmus.io/weight"
 	// ReaderAccount is the ServiceAccount that remote clusters are read as.
 	ReaderAccount = "istio-reader-service-account"
 	// SystemNamespace is where the control plane lives by default.

@@ -40,6 +40,13 @@ type object struct {
 	// version changes whenever the object does.
 	version string
 	entries []entry
+	weight  annotation
+}
+
+// annotation is one annotation of a Secret, which may not be there.
+type annotation struct {
+	text string
+	set  bool
 }
 
 // entry is one kubeconfig.
@@ -180,6 +187,7 @@ func readSecret(secret *corev1.Secret) object {
 		},
 		version: secret.ResourceVersion,
 	}
+	o.weight.text, o.weight.set = secret.Annotations[WeightAnnotation]
 	for _, key := range slices.Sorted(maps.Keys(secret.Data)) {
 		raw := secret.Data[key]
 		o.entries = append(o.entries, entry{id: mesh.ClusterID(key), key: key, content: contentOf(raw), raw: raw})

@@ -125,6 +125,8 @@ type Status struct {
 	// the cluster has been claimed if nothing was ever read. 0 means up to date.
 	StaleFor time.Duration `json:"-"`
 	Kinds    []KindStatus  `json:"kinds,omitempty"`
+	// Weight is nil unless something gives the cluster one.
+	Weight *mesh.Weight `json:"weight,omitempty"`
 }
 
 // view is what readers see: the state after one turn of the loop. It is
@@ -170,6 +172,11 @@ func (m *Manager) Clusters() []Status {
 	out = append(out, m.primaryStatus(now))
 	for _, r := range v.remotes {
 		out = append(out, r.status(now, v.closed))
+	}
+	if m.cfg.WeightOf != nil {
+		for i := range out {
+			out[i].Weight = m.cfg.WeightOf(out[i].ID).Given()
+		}
 	}
 	return out
 }

@@ -77,6 +77,8 @@ type ClusterOverview struct {
 // NetworkOverview is one network that something is on, "" for unknown.
 type NetworkOverview struct {
 	ID mesh.NetworkID `json:"id"`
+	// Weight is nil unless the settings give the network one.
+	Weight *mesh.Weight `json:"weight,omitempty"`
 	// Clusters are those with endpoints on the network.
 	Clusters []mesh.ClusterID  `json:"clusters"`
 	Gateways []GatewayOverview `json:"gateways"`
@@ -134,6 +136,7 @@ func (d *Debug) Overview() Overview {
 		slices.Sort(nets[n].Clusters)
 		nets[n].Clusters = append([]mesh.ClusterID{}, nets[n].Clusters...)
 		nets[n].Gateways = append([]GatewayOverview{}, nets[n].Gateways...)
+		nets[n].Weight = c.Settings.Weights.Network(n).Given()
 		o.Networks = append(o.Networks, *nets[n])
 	}
 	return o

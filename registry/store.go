@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -148,6 +149,7 @@ func (s *Store) SetSettings(to mesh.Settings) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.settings
+	to.Weights.Secrets = old.Weights.Secrets // not for the settings to say
 	s.setSettings(to)
 	sameNetworks := proto.Equal(old.Networks, s.settings.Networks)
 	same := sameNetworks && proto.Equal(old.Mesh, s.settings.Mesh) && old.FailoverNeedsOutliers == s.settings.FailoverNeedsOutliers
@@ -168,6 +170,23 @@ func (s *Store) SetSettings(to mesh.Settings) {
 			b.touch(svc.Key)
 		}
 	}
+	b.publish()
+}
+
+// SetSecretWeights replaces the weights that remote secrets give their clusters.
+// Nothing but which addresses proxies dial depends on them.
+func (s *Store) SetSecretWeights(to map[mesh.ClusterID]mesh.Weight) {
+	at := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	weights := s.settings.Weights
+	weights.Secrets = maps.Clone(to)
+	if weights.Equal(s.settings.Weights) {
+		return
+	}
+	s.settings.Weights = weights
+	b := s.begin(at)
+	b.scope |= ScopeWeights
 	b.publish()
 }
 

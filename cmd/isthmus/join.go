@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
 	joining "github.com/isthmus-mesh/isthmus/cmd/isthmus/join"
 	"github.com/isthmus-mesh/isthmus/manifests"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 )
 
@@ -71,6 +72,7 @@ type joinFlags struct {
 	server, ca             string
 	readOnly, longLived    bool
 	noWait                 bool
+	weight                 uint32
 	lifetime               time.Duration
 	insecureKubeconfigOpts string
 }
@@ -98,6 +100,9 @@ It may be repeated: what is there stays as it is. isthmus leave undoes it.`,
   # the primary is reached at a given address, and reaches the remote's API server at another than we do
   isthmus join west --context west --pilot-address 203.0.113.10 --server https://10.2.0.1:6443
 
+  # without traffic at first; isthmus undrain west gives it its share
+  isthmus join west --context west --weight 0
+
   # a token that does not end, for API servers without TokenRequest
   isthmus join west --context west --long-lived-token`,
 		Args: between(1, 1, "the name of the cluster"),
@@ -112,6 +117,7 @@ It may be repeated: what is there stays as it is. isthmus leave undoes it.`,
 	fs.BoolVar(&f.readOnly, "read-only", false, "the primary reads the cluster, and nothing in it gets a proxy")
 	fs.BoolVar(&f.longLived, "long-lived-token", false, "make a token that does not end")
 	fs.DurationVar(&f.lifetime, "token-duration", joining.DefaultLifetime, "lifetime of each token; renewed when half of it is over")
+	fs.Uint32Var(&f.weight, "weight", mesh.FullWeight, "how much of its share of the traffic the cluster gets, in percent; default: what its remote secret says, else all")
 	fs.StringArrayVarP(&f.files, "filename", "f", nil, "values file of the remote's chart; may be repeated")
 	fs.StringArrayVarP(&f.set, "set", "s", nil, "one value of the remote's chart, PATH=VALUE; may be repeated")
 	fs.BoolVar(&f.noWait, "no-wait", false, "return when everything is applied, without waiting until the primary has read the cluster")
@@ -131,6 +137,9 @@ func (e environment) join(cmd *cobra.Command, name string, f joinFlags) error {
 	}
 	if o.Allow, err = multicluster.ParseOptions(f.insecureKubeconfigOpts); err != nil {
 		return err
+	}
+	if cmd.Flags().Changed("weight") {
+		o.Weight = &f.weight
 	}
 	if f.ca != "" {
 		if o.CAData, err = os.ReadFile(f.ca); err != nil {

@@ -83,7 +83,7 @@ service of all of them: pod IPs on its own network, east-west gateways for the o
 	root.AddCommand(e.serveCommand(), e.demoCommand(), e.statusCommand(), e.explainCommand(),
 		e.remoteSecretCommand(), e.caCommand(), e.injectCommand(), e.versionCommand(),
 		e.installCommand(), e.uninstallCommand(), e.manifestCommand(),
-		e.joinCommand(), e.leaveCommand())
+		e.joinCommand(), e.leaveCommand(), e.drainCommand(), e.undrainCommand())
 	return root
 }
 

@@ -130,6 +130,9 @@ func (r report) clusters() *table {
 		if c.Reason != "" {
 			t.note(oneLine(c.Reason))
 		}
+		if c.Weight != nil {
+			t.note(weightNote(*c.Weight))
+		}
 		for _, token := range r.o.Tokens {
 			if token.Cluster == c.ID && token.Problem != "" {
 				t.note(oneLine(token.Problem))
@@ -137,6 +140,18 @@ func (r report) clusters() *table {
 		}
 	}
 	return t
+}
+
+// weightNote says that a cluster or network has a weight of its own, and why.
+func weightNote(w mesh.Weight) string {
+	text := fmt.Sprintf("gets %d %% of its share", w.Percent)
+	switch w.Percent {
+	case 0:
+		text = "is drained: gets 0 % of its share"
+	case mesh.FullWeight:
+		text = "gets all of its share"
+	}
+	return text + ": " + oneLine(w.From)
 }
 
 // refused lists the kubeconfigs that are not used.
@@ -181,6 +196,9 @@ func (r report) networks() *table {
 			way = "no gateway"
 		}
 		t.add(cmp.Or(string(n.ID), "(unknown)"), join(n.Clusters), ready(n.Count), way)
+		if n.Weight != nil {
+			t.note(weightNote(*n.Weight))
+		}
 	}
 	return t
 }

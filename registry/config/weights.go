@@ -13,9 +13,6 @@ import (
 // keyOwn is the key of the mesh's ConfigMap for what MeshConfig has no field for.
 const keyOwn = "isthmus"
 
-// fullWeight, in percent, is the weight of what is not drained.
-const fullWeight = 100
-
 // ownSettings is the content of the key.
 type ownSettings struct {
 	// FailoverNeedsOutlierDetection restricts failover between localities to
@@ -38,12 +35,12 @@ func readOwn(text string, into *mesh.Settings) error {
 	}
 	w := own.Weights
 	for _, id := range slices.Sorted(maps.Keys(w.Clusters)) {
-		if n := w.Clusters[id]; n > fullWeight {
+		if n := w.Clusters[id]; n > mesh.FullWeight {
 			return fmt.Errorf("key %s: weights.clusters.%s: %d is above 100; it is a percentage", keyOwn, id, n)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.Networks)) {
-		if n := w.Networks[id]; n > fullWeight {
+		if n := w.Networks[id]; n > mesh.FullWeight {
 			return fmt.Errorf("key %s: weights.networks.%s: %d is above 100; it is a percentage", keyOwn, id, n)
 		}
 	}

@@ -64,3 +64,26 @@ func TestDrainChange(t *testing.T) {
 	l.store.SetSettings(mesh.Settings{Weights: mesh.Weights{Clusters: map[mesh.ClusterID]uint32{"c1": 50}}})
 	require.Equal(t, registry.ScopeWeights, l.last.Scope, "equal settings change nothing")
 }
+
+// What drains or reduces is named: annotation, setting, or both.
+func TestDrainSaysWhere(t *testing.T) {
+	l := netLab(nil, gatewayAt("9.9.9.9"))
+	webPod(l, "c1", "10.1.0.1")
+	webPod(l, "c2", "10.2.0.1")
+	l.store.SetSettings(mesh.Settings{Weights: mesh.Weights{
+		Clusters: map[mesh.ClusterID]uint32{"c1": 50}, Networks: map[mesh.NetworkID]uint32{"n2": 0}}})
+	l.store.SetSecretWeights(map[mesh.ClusterID]mesh.Weight{"c1": {Percent: 20, From: "the secret"}})
+	v := labSidecar(func(v *View) { v.Network = "n1" })
+	sel := l.selectWeb(v)
+	require.Equal(t, map[string]uint32{" 10.1.0.1:80": 20}, sent(sel))
+	require.Equal(t, "network n2 is drained: weight 0 by key isthmus of ConfigMap istio", sel.Candidates[1].Text(v))
+	x := Explain(l.in(), v, webKey.Hostname, 80)
+	require.Contains(t, x.Notes, "endpoints of cluster c1 on network n1 get 20 % of their share: "+
+		"cluster 20 % by the secret, which counts before the 50 % of key isthmus of ConfigMap istio")
+
+	l.store.SetSecretWeights(map[mesh.ClusterID]mesh.Weight{"c2": {Percent: 0, From: "its secret"}})
+	require.Equal(t, registry.ScopeWeights, l.last.Scope)
+	require.Equal(t, "cluster c2 is drained: weight 0 by its secret", l.selectWeb(v).Candidates[1].Text(v))
+	require.Equal(t, Affected{}, Upstreams{}.Affected(l.in(), v, &l.last))
+	require.True(t, Assignments{}.Affected(l.in(), v, &l.last).All)
+}

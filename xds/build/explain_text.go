@@ -1,7 +1,6 @@
 package build
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -93,7 +92,7 @@ func join(ids []mesh.ClusterID) string {
 // drainNotes tells what drains have to do with a selection.
 func drainNotes(in Inputs, s Selection) []string {
 	w := in.Catalog.Settings.Weights
-	if len(w.Clusters)+len(w.Networks) == 0 {
+	if w.Empty() {
 		return nil
 	}
 	var out []string
@@ -102,15 +101,28 @@ func drainNotes(in Inputs, s Selection) []string {
 	}
 	seen := map[string]struct{}{}
 	for _, c := range s.Candidates {
-		n := w.Of(c.Endpoint.Workload.Cluster, c.Endpoint.Network)
-		if n == 0 || n == fullWeight {
+		id, network := c.Endpoint.Workload.Cluster, c.Endpoint.Network
+		n := w.Of(id, network)
+		if n == 0 || n == mesh.FullWeight {
 			continue
 		}
-		text := fmt.Sprintf("endpoints of cluster %s on network %s get %d %% of their share", c.Endpoint.Workload.Cluster, cmp.Or(string(c.Endpoint.Network), "(unknown)"), n)
+		text := fmt.Sprintf("endpoints of cluster %s on network %s get %d %% of their share%s", id, orUnknown(network), n, weightSources(w, id, network))
 		if _, ok := seen[text]; !ok {
 			seen[text] = struct{}{}
 			out = append(out, text)
 		}
 	}
 	return out
+}
+
+// weightSources says what gives endpoints of a cluster on a network less than all.
+func weightSources(w mesh.Weights, c mesh.ClusterID, n mesh.NetworkID) string {
+	var parts []string
+	if own := w.Cluster(c); own.Percent != mesh.FullWeight {
+		parts = append(parts, fmt.Sprintf("cluster %d %% by %s", own.Percent, own.From))
+	}
+	if own := w.Network(n); own.Percent != mesh.FullWeight {
+		parts = append(parts, fmt.Sprintf("network %d %% by %s", own.Percent, own.From))
+	}
+	return ": " + strings.Join(parts, ", ")
 }

@@ -91,8 +91,11 @@ func selection(in Inputs, v View, at served, subset string, sni bool) Selection 
 		if code.Kept() {
 			c.Weight = s.weight(&list[i], r)
 		}
-		if code == VerdictSubset {
+		switch code {
+		case VerdictSubset:
 			c.Verdict.Subset = s.subset
+		case VerdictDrained:
+			c.Verdict.Weights = s.weights
 		}
 		out.Candidates = append(out.Candidates, c)
 	}
@@ -221,10 +224,10 @@ func (s *selector) drains(r *route) bool {
 // weight is an endpoint's weight in the unit of its assignment.
 func (s *selector) weight(e *mesh.Endpoint, r *route) uint32 {
 	w := scaled(e.Weight, s.scale)
-	if r.weight == 0 || r.weight == fullWeight {
+	if r.weight == 0 || r.weight == mesh.FullWeight {
 		return w
 	}
-	return max(uint32(uint64(w)*uint64(r.weight)/fullWeight), 1)
+	return max(uint32(uint64(w)*uint64(r.weight)/mesh.FullWeight), 1)
 }
 
 func (s *selector) direct(e *mesh.Endpoint) VerdictCode {

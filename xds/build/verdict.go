@@ -83,6 +83,8 @@ type Verdict struct {
 	Gateways []mesh.NetworkGateway
 	// Subset is the one that the endpoint is not in (VerdictSubset).
 	Subset *networking.Subset
+	// Weights are those in force (VerdictDrained).
+	Weights mesh.Weights
 }
 
 // Candidate is an endpoint of a service port with the decision about it.
@@ -144,9 +146,17 @@ func (c Candidate) otherText() string {
 	case VerdictSNIRule:
 		return "a gateway passes mTLS on as it is, and a DestinationRule sets a TLS mode that is not ISTIO_MUTUAL"
 	case VerdictDrained:
-		return fmt.Sprintf("cluster %s or network %s is drained (weight 0 in key isthmus of ConfigMap istio)", w.Cluster, e.Network)
+		return drainedText(c.Verdict.Weights, w.Cluster, e.Network)
 	}
 	return c.Verdict.Code.String()
+}
+
+// drainedText says what drains endpoints of a cluster on a network.
+func drainedText(w mesh.Weights, c mesh.ClusterID, n mesh.NetworkID) string {
+	if own := w.Cluster(c); own.Percent == 0 {
+		return fmt.Sprintf("cluster %s is drained: weight 0 by %s", c, own.From)
+	}
+	return fmt.Sprintf("network %s is drained: weight 0 by %s", orUnknown(n), w.Network(n).From)
 }
 
 func noAddressText(host string) string {

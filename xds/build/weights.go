@@ -3,6 +3,7 @@ package build
 import (
 	"math"
 
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
 )
 
@@ -12,14 +13,11 @@ import (
 // (more gateways than its bound allows, or gateways left out because they have
 // no address) goes to the first gateways in order: the sum is always exact.
 
-// fullWeight, in percent, is the weight of a cluster or network that is not drained.
-const fullWeight = 100
-
 // weightScale is the unit of all assignments. Where clusters are drained in part,
 // it divides by a hundred, too.
 func weightScale(c *registry.Catalog) uint32 {
 	if c.Settings.Weights.Partial() {
-		return saturate(uint64(c.WeightScale()) * fullWeight)
+		return saturate(uint64(c.WeightScale()) * mesh.FullWeight)
 	}
 	return c.WeightScale()
 }

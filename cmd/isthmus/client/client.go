@@ -20,6 +20,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/xds"
 	"github.com/isthmus-mesh/isthmus/xds/build"
 	"github.com/isthmus-mesh/isthmus/xds/match"
@@ -77,6 +78,13 @@ func (c *Client) Overview(ctx context.Context) (serve.Overview, error) {
 	var o serve.Overview
 	err := c.read(ctx, "debug/overview", nil, &o)
 	return o, err
+}
+
+// Clusters reads how every cluster is.
+func (c *Client) Clusters(ctx context.Context) (multicluster.Debug, error) {
+	var d multicluster.Debug
+	err := c.read(ctx, "debug/clusters", nil, &d)
+	return d, err
 }
 
 // Explanation is [build.Explanation] as it crosses the wire: verdicts by name.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/ca/webhooks"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
 	"github.com/isthmus-mesh/isthmus/manifests"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 )
 
@@ -162,8 +164,7 @@ func (b *both) credentials(ctx context.Context) error {
 	}
 	what := fmt.Sprintf("Secret %s/%s", b.Namespace, b.secretName())
 	if have != nil && b.good(ctx, have) {
-		b.primary.Say("unchanged", what)
-		return nil
+		return b.weigh(ctx, have, what)
 	}
 	if b.DryRun {
 		b.primary.Say(b.did(have != nil, false, b.primary), what)
@@ -180,6 +181,9 @@ func (b *both) credentials(ctx context.Context) error {
 	}
 	maps.Copy(want.Labels, b.marks())
 	want.Annotations[UIDAnnotation] = b.uid
+	if weight, set := b.weight(have); set {
+		want.Annotations[multicluster.WeightAnnotation] = weight
+	}
 	want.Data = map[string][]byte{}
 	for key, text := range want.StringData {
 		want.Data[key] = []byte(text)
@@ -198,6 +202,33 @@ func (b *both) credentials(ctx context.Context) error {
 		until = "its token ends " + ends + ", the control plane renews it before"
 	}
 	b.primary.Say(b.did(have != nil, false, b.primary), what+": "+until)
+	return nil
+}
+
+// weight is the annotation that a remote secret is to have: what was asked for,
+// else what it has. Joining again must not end a drain.
+func (b *both) weight(have *corev1.Secret) (string, bool) {
+	if b.Weight != nil {
+		return strconv.FormatUint(uint64(*b.Weight), 10), true
+	}
+	if have == nil {
+		return "", false
+	}
+	text, set := have.Annotations[multicluster.WeightAnnotation]
+	return text, set
+}
+
+// weigh gives a remote secret that is good the weight that was asked for.
+func (b *both) weigh(ctx context.Context, have *corev1.Secret, what string) error {
+	want, set := b.weight(have)
+	if is, was := have.Annotations[multicluster.WeightAnnotation]; is == want && was == set {
+		b.primary.Say("unchanged", what)
+		return nil
+	}
+	if _, err := multicluster.WriteWeight(ctx, b.Primary.Client(), b.Namespace, mesh.ClusterID(b.Name), b.Weight, b.DryRun); err != nil {
+		return fmt.Errorf("in cluster %s: %w", b.Primary.Name, err)
+	}
+	b.primary.Say(b.did(true, false, b.primary), what+": weight "+want)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
 	"github.com/isthmus-mesh/isthmus/manifests"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 )
 
@@ -65,6 +66,9 @@ type Options struct {
 	// without an end instead.
 	TokenLifetime time.Duration
 	LongLived     bool
+	// Weight is how much of its share of the traffic the cluster gets, in percent;
+	// nil leaves it as it is, which is all of it for a new one.
+	Weight *uint32
 	// Allow is what the primary's control plane allows in kubeconfigs.
 	Allow multicluster.Options
 
@@ -100,6 +104,9 @@ func start(o Options) (*both, error) {
 	o.TokenLifetime = cmp.Or(o.TokenLifetime, DefaultLifetime)
 	if o.TokenLifetime < minLifetime {
 		return nil, fmt.Errorf("token lifetime %s: API servers issue tokens of at least %s", o.TokenLifetime, minLifetime)
+	}
+	if o.Weight != nil && *o.Weight > mesh.FullWeight {
+		return nil, fmt.Errorf("weight %d is not a percentage from 0 to 100", *o.Weight)
 	}
 	if o.Now == nil {
 		o.Now = time.Now

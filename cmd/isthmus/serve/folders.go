@@ -199,7 +199,8 @@ func (f *folders) clusters() []multicluster.Status {
 	for _, id := range ids {
 		x := f.running[id]
 		s := multicluster.Status{ID: id, Primary: id == f.c.settings.primary(), SyncStatus: multicluster.StatusSyncing,
-			Health: multicluster.HealthStarting, Since: x.since, Server: "file:" + f.c.settings.Files + "/" + string(id)}
+			Health: multicluster.HealthStarting, Since: x.since, Server: "file:" + f.c.settings.Files + "/" + string(id),
+			Weight: f.c.weightOf(id).Given()}
 		if !s.Primary {
 			s.SecretName = s.Server
 		}

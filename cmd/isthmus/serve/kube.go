@@ -130,6 +130,7 @@ func (k *kubeWorld) newManager() (*multicluster.Manager, error) {
 			return reporting{src}, nil
 		},
 		NewSink: k.c.store.NewSink, Left: k.c.problems.ClearCluster,
+		SetWeights: k.c.store.SetSecretWeights, WeightOf: k.c.weightOf, Problems: k.c.problems,
 		Events: k.recorder,
 		Log:    k.c.log.Named("multicluster"), Metrics: k.c.metrics,
 	})

@@ -43,6 +43,11 @@ func (c *Control) Overview() Overview {
 	return o
 }
 
+// weightOf is the weight of a cluster that is in force.
+func (c *Control) weightOf(id mesh.ClusterID) mesh.Weight {
+	return c.store.Catalog().Settings.Weights.Cluster(id)
+}
+
 // clusterViews are the cluster views of a world that has no manager.
 func clusterViews(clusters func() []multicluster.Status) []namedHandler {
 	type row struct {

@@ -13,10 +13,12 @@ function card(c, seen) {
   const entry = (name, ...value) => [h("dt", {}, name), h("dd", {}, ...value)];
   return h("article", { class: "card " + kind, "aria-label": "cluster " + c.id },
     h("header", {}, h("h3", {}, c.id), c.primary && h("span", { class: "pill" }, "primary"), pill(kind, c.health),
-      c.syncStatus !== "synced" && pill("warn", c.syncStatus)),
+      c.syncStatus !== "synced" && pill("warn", c.syncStatus),
+      c.weight && c.weight.percent < 100 && pill("warn", c.weight.percent ? `${c.weight.percent} %` : "drained")),
     h("dl", {},
       seen && entry("holds", `${plural(seen.services, "service")}, ${seen.ready}/${plural(seen.endpoints, "endpoint")} ready`),
       seen && entry("network", networkName(seen.network)),
+      c.weight && entry("gets", weightText(c.weight), h("span", { class: "dim" }, " by " + c.weight.from)),
       entry("data", dataAge(c)),
       c.since && entry("state since", age(c.since)),
       c.lastEvent && entry("last event", age(c.lastEvent)),
@@ -24,6 +26,11 @@ function card(c, seen) {
       c.server && c.server !== c.secretName && entry("server", h("code", {}, c.server))),
     c.reason && h("p", { class: "why" }, c.reason),
     kinds.map((k) => h("p", { class: "why" }, `${k.kind}: ${k.error}`)));
+}
+
+// weightText says how much of its share a cluster or network gets.
+export function weightText(w) {
+  return w.percent === 0 ? "drained: nothing new is sent there" : w.percent === 100 ? "all of its share" : `${w.percent} % of its share`;
 }
 
 export function drawClusters(o) {

@@ -13,7 +13,7 @@ const GATE = 8; // radius
 // name, else where their endpoints are.
 function layers(o) {
   const known = new Map((o.registry.clusters || []).map((c) => [c.id, c]));
-  const nets = new Map((o.registry.networks || []).map((n) => [n.id, { id: n.id, gateways: n.gateways || [], places: [], endpoints: n.endpoints }]));
+  const nets = new Map((o.registry.networks || []).map((n) => [n.id, { id: n.id, gateways: n.gateways || [], places: [], endpoints: n.endpoints, weight: n.weight }]));
   const net = (id) => nets.get(id) || nets.set(id, { id, gateways: [], places: [], endpoints: 0 }).get(id);
   for (const c of o.clusters || []) {
     const seen = known.get(c.id);
@@ -195,12 +195,15 @@ function laneRoutes(plan, width) {
   return out;
 }
 
+// landWeight is what the name of a network that is drained ends with.
+function landWeight(n) { return n.weight && n.weight.percent < 100 ? ` · ${n.weight.percent} %` : ""; }
+
 function drawLand(b, alone) {
   const shape = coast(b.x, b.y, b.w, b.h, b.net.id);
   const places = b.net.places.map((c, i) => drawPlace(c, b.x + (b.w - (Math.min(b.columns, b.net.places.length) * (PLACE.w + PLACE.gap) - PLACE.gap)) / 2 + (i % b.columns) * (PLACE.w + PLACE.gap), b.y + b.down + PAD.top + Math.floor(i / b.columns) * (PLACE.h + PLACE.gap)));
   const cutOff = !alone && b.net.id && !b.net.gateways.length;
   return s("g", {}, s("path", { class: "shallows", d: shape }), s("path", { class: "land", d: shape }),
-    s("text", { class: "net", x: b.x + PAD.x, y: b.y + b.down + 30 }, cut(networkName(b.net.id), Math.floor((b.w - 60) / 9))),
+    s("text", { class: "net", x: b.x + PAD.x, y: b.y + b.down + 30 }, cut(networkName(b.net.id) + landWeight(b.net), Math.floor((b.w - 60) / 9))),
     places, !places.length && s("text", { class: "small", x: b.x + PAD.x, y: b.y + 62 }, "no cluster of ours"),
     cutOff && s("text", { class: "warn-text", x: b.x + PAD.x, y: b.y + b.h - 9 }, "no gateway: no way in"));
 }
@@ -222,14 +225,14 @@ function waves(plan, width) {
 export function describe(o) {
   return layers(o).map((n) => ({
     name: n.id, clusters: [...new Set(n.places.map((c) => c.id))],
-    ways: n.gateways.map((g) => `${gateName(g)}:${g.port}${g.address ? "" : " (not resolved)"}`), known: n.id !== "", endpoints: n.endpoints || 0,
+    ways: n.gateways.map((g) => `${gateName(g)}:${g.port}${g.address ? "" : " (not resolved)"}`), known: n.id !== "", endpoints: n.endpoints || 0, weight: landWeight(n),
   }));
 }
 
 // draw returns the map as an SVG element of the given width in pixels.
 export function draw(o, width) {
   const nets = layers(o), plan = arrange(nets, width);
-  const text = describe(o).map((n) => `network ${networkName(n.name)}: clusters ${n.clusters.join(", ") || "none"}, entered through ${n.ways.join(", ") || "nothing"}`).join("; ");
+  const text = describe(o).map((n) => `network ${networkName(n.name)}${n.weight}: clusters ${n.clusters.join(", ") || "none"}, entered through ${n.ways.join(", ") || "nothing"}`).join("; ");
   const routes = plan.kind === "strait" ? straitRoutes(plan) : plan.kind === "lane" ? laneRoutes(plan, width) : [];
   const wide = Math.max(width, ...plan.boxes.map((b) => b.x + b.w + 10));
   return s("svg", { viewBox: `0 0 ${wide} ${plan.height}`, role: "img", "aria-label": "Map of the mesh. " + text }, waves(plan, wide),
