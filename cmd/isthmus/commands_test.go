@@ -82,6 +82,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"auth type", []string{"create-remote-secret", "--auth-type", "plugin"}, exitUsage, []string{"only bearer-token"}},
 		{"token duration", []string{"create-remote-secret", "--token-duration", "1s"}, exitUsage, []string{"10m"}},
 		{"kubeconfig", []string{"create-remote-secret", "--kubeconfig", "nowhere"}, exitFailed, []string{"--kubeconfig", "--context"}},
+		{"drain of nothing", []string{"drain"}, exitUsage, []string{"needs the name of the cluster"}},
+		{"drain weight", []string{"drain", "west", "--weight", "101"}, exitUsage, []string{"--weight 101 is not a percentage from 0 to 100"}},
+		{"drain kubeconfig", []string{"undrain", "west", "--kubeconfig", "nowhere"}, exitFailed, []string{"the primary: find the cluster"}},
 		{"demo without page", []string{"demo", "--httpAddr="}, exitUsage, []string{"--httpAddr"}},
 		{"demo without pods", []string{"demo", "--files", "../../manifests/demo", "--from", "nope"}, exitFailed, []string{"--from"}},
 	} {

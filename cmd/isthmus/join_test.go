@@ -24,6 +24,7 @@ func TestJoinCommandLine(t *testing.T) {
 		{[]string{"join", "west", "--kubeconfig", "testdata/join/kubeconfig", "--context", "west", "--token-duration", "1m"}, exitFailed, "at least 10m"},
 		{[]string{"join", "west", "--kubeconfig", "testdata/join/kubeconfig", "--context", "west", "--set", "x"}, exitFailed, "--set x"},
 		{[]string{"join", "west", "--kubeconfig", "testdata/join/kubeconfig", "--context", "west", "--certificate-authority", nowhere}, exitFailed, "--certificate-authority"},
+		{[]string{"join", "west", "--kubeconfig", "testdata/join/kubeconfig", "--context", "west", "--weight", "101"}, exitFailed, "weight 101 is not a percentage"},
 	} {
 		r := runCommand(t.Context(), c.args...)
 		require.Equal(t, c.code, r.code, "%v: %s", c.args, r.err)

@@ -1,7 +1,9 @@
 package scenario
 
 import (
+	"bytes"
 	"fmt"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -115,4 +117,62 @@ func TestReplicaStartsDrained(t *testing.T) {
 	w.Serve()
 	proxy := w.Proxy("east", "", true)
 	require.Equal(t, []string{"10.1.0.1:8080 1"}, proxy.Endpoints(Upstream("web")))
+}
+
+// The command writes the annotation, waits until the control plane goes by it,
+// and says what a drain does not move.
+func TestDrainCommand(t *testing.T) {
+	w := NewWorld(t, "east", "west")
+	w.Apply("east", Service("web")+Pods("web", true, "10.1.0.1"))
+	w.Apply("west", Service("web")+Pods("web", true, "10.2.0.1")+Service("alone")+Pods("alone", true, "10.2.0.9"))
+	w.Join("west")
+	w.Serve()
+	w.awaitHealth("west", multicluster.HealthOK)
+	binary, kubeconfig := buildIsthmus(t), writeFile(t, t.TempDir(), "kubeconfig", w.Clusters["east"].Kubeconfig())
+	run := func(address string, args ...string) (out, complaint string, err error) {
+		t.Helper()
+		cmd := exec.CommandContext(w.ctx, binary, append(args, "--kubeconfig", kubeconfig, "--address", address)...)
+		var o, e bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &o, &e
+		err = cmd.Run()
+		return o.String(), e.String(), err
+	}
+	plane := w.Plane.HTTPAddr()
+
+	out, _, err := run(plane, "drain", "west", "--dry-run")
+	require.NoError(t, err)
+	require.Contains(t, out, "would change from none to 0\nNothing was changed")
+	require.Nil(t, w.status("west").Weight)
+
+	out, complaint, err := run(plane, "drain", "west")
+	require.NoError(t, err, complaint)
+	require.Contains(t, out, "Secret istio-system/istio-remote-secret-west in cluster ")
+	require.Contains(t, out, "annotation isthmus.io/weight changed from none to 0")
+	require.Contains(t, out, "Cluster west before: gets all of its share\n"+
+		"Cluster west after:  is drained: gets 0 % of its share: annotation isthmus.io/weight of secret istio-system/istio-remote-secret-west\n")
+	require.Contains(t, out, "1 service has ready endpoints in drained clusters alone, so west still serves: alone.shop.svc.cluster.local")
+	require.EqualValues(t, 0, w.status("west").Weight.Percent, "the command ends when it is so")
+	require.Empty(t, complaint)
+
+	out, _, err = run(plane, "drain", "west", "--weight", "30")
+	require.NoError(t, err)
+	require.Contains(t, out, "changed from 0 to 30")
+	require.Contains(t, out, "after:  gets 30 % of its share")
+
+	// Nobody to ask: written all the same, and said.
+	out, complaint, err = run("127.0.0.1:1", "undrain", "west")
+	require.NoError(t, err)
+	require.Contains(t, out, "changed from 30 to none")
+	require.Contains(t, complaint, "warning: no control plane has confirmed it: reach control plane at http://127.0.0.1:1")
+	w.Eventually("the weight is gone", func() bool { return w.status("west").Weight == nil })
+	out, _, err = run(plane, "undrain", "west")
+	require.NoError(t, err)
+	require.Contains(t, out, "annotation isthmus.io/weight stays none\nCluster west before: gets all of its share\nCluster west after:  gets all of its share\n")
+
+	_, complaint, err = run(plane, "drain", "east")
+	require.Error(t, err)
+	require.Contains(t, complaint, "it is the primary, which has no remote secret; set weights.clusters.east in key isthmus of ConfigMap istio")
+	_, complaint, err = run(plane, "drain", "nowhere")
+	require.Error(t, err)
+	require.Contains(t, complaint, "no secret with label istio/multiCluster=true has a key nowhere")
 }

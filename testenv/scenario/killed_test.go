@@ -29,6 +29,15 @@ type process struct {
 	done chan struct{} // its output was read to the end
 }
 
+// buildIsthmus builds the binary and returns its path.
+func buildIsthmus(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "isthmus")
+	built, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../cmd/isthmus").CombinedOutput()
+	require.NoError(t, err, "%s", built)
+	return binary
+}
+
 // serveFolder starts the binary and waits until it answers proxies.
 func serveFolder(t *testing.T, binary, folder string) *process {
 	t.Helper()
@@ -111,10 +120,7 @@ func haltAt(addr string) (check func(string, *anypb.Any) error, arrived, goOn ch
 // moment, and are sent only what differs.
 func TestProcessKilledMidPush(t *testing.T) {
 	t.Parallel()
-	binary := filepath.Join(t.TempDir(), "isthmus")
-	built, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../cmd/isthmus").CombinedOutput()
-	require.NoError(t, err, "%s", built)
-
+	binary := buildIsthmus(t)
 	folder := t.TempDir()
 	write := func(name, yaml string) {
 		t.Helper()

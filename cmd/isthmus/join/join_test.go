@@ -302,3 +302,42 @@ func TestBadOptions(t *testing.T) {
 	require.ErrorContains(t, join.Join(l.ctx, l.options(func(o *join.Options) { o.TokenLifetime = time.Minute })), "at least 10m0s")
 	require.ErrorContains(t, join.Join(l.ctx, l.options(func(o *join.Options) { o.Remote = nil })), "the remote is missing")
 }
+
+// A cluster may join drained, and joining again does not end a drain.
+func TestJoinWithWeight(t *testing.T) {
+	l := newLab(t)
+	weight := func(n uint32) func(*join.Options) { return func(o *join.Options) { o.Weight = &n } }
+	require.NoError(t, join.Join(l.ctx, l.options(weight(0))))
+	defer func() {
+		require.NoError(t, join.Leave(l.ctx, l.options()))
+		l.gone("istio-system")
+	}()
+	s := l.secret()
+	require.Equal(t, "0", s.Annotations[multicluster.WeightAnnotation])
+
+	require.NoError(t, join.Join(l.ctx, l.options()))
+	require.Equal(t, s.ResourceVersion, l.secret().ResourceVersion, "nothing asked for, nothing changed")
+	_ = l.said()
+	require.NoError(t, join.Join(l.ctx, l.options(weight(40))))
+	require.Contains(t, l.said(), "east  changed    Secret istio-system/istio-remote-secret-west: weight 40")
+	next := l.secret()
+	require.Equal(t, "40", next.Annotations[multicluster.WeightAnnotation])
+	require.Equal(t, s.Data, next.Data, "the token stays: nobody reads the cluster again")
+
+	// A token that is made anew keeps the weight, whoever wrote it.
+	later := func(o *join.Options) { o.Now = func() time.Time { return time.Now().Add(13 * 24 * time.Hour) } }
+	for _, written := range []string{"40", "70"} {
+		n := uint32(70)
+		if written == "70" {
+			_, err := multicluster.WriteWeight(l.ctx, l.east.Client(), "istio-system", "west", &n, false)
+			require.NoError(t, err)
+		}
+		before := l.secret()
+		require.NoError(t, join.Join(l.ctx, l.options(later)))
+		require.NotEqual(t, before.Data, l.secret().Data)
+		require.Equal(t, written, l.secret().Annotations[multicluster.WeightAnnotation])
+	}
+	_, err := multicluster.WriteWeight(l.ctx, l.east.Client(), "istio-system", "west", nil, false)
+	require.NoError(t, err)
+	require.NotContains(t, l.secret().Annotations, multicluster.WeightAnnotation)
+}
