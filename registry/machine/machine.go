@@ -71,8 +71,9 @@ type Config struct {
 	// Grace is how long an entry stays after its proxy left; [DefaultGrace] if 0.
 	Grace time.Duration
 	// Forsake is after what time since its proxy connected an entry counts as
-	// forsaken by a replica that is gone: longer than any stream lives;
-	// [DefaultForsake] if 0.
+	// forsaken by a replica that is gone. It must be longer than any stream lives,
+	// or entries of machines that another replica looks after are removed;
+	// [DefaultForsake] if 0, never if negative.
 	Forsake time.Duration
 	Clock   func() time.Time // time.Now if nil
 	Log     *zap.Logger      // nothing if nil

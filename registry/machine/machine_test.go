@@ -243,6 +243,67 @@ func TestForsakenEntries(t *testing.T) {
 	})
 }
 
+// While connections have no greatest age, an old connection is no sign that a
+// machine was left behind: another replica may look after it.
+func TestOldConnectionsAreNotForsaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		a, stopA := l.replica("a")
+		defer stopA()
+		end := l.connect(a)
+		b, err := New(Config{Client: l.client, Catalog: l.store.Catalog, Instance: "b", Forsake: -1})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		time.Sleep(100 * DefaultForsake)
+		synctest.Wait()
+		require.NotNil(t, l.entry())
+		end()
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+// A replica that takes a machine over between another's look and its note of the
+// departure is not overwritten.
+func TestDepartureMeetsTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		a, stop := l.replica("a")
+		defer stop()
+		end := l.connect(a)
+		synctest.Wait()
+		gvr := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "workloadentries"}
+		o := l.entry()
+		o.SetResourceVersion("7") // the tracker numbers nothing
+		require.NoError(t, l.client.Tracker().Update(gvr, o, "shop"))
+		takenOver := o.DeepCopy()
+		annotations := takenOver.GetAnnotations()
+		annotations[AnnotationController] = "b"
+		takenOver.SetAnnotations(annotations)
+		taken := false
+		l.client.PrependReactor("patch", "workloadentries", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			patch, _ := action.(clienttesting.PatchAction)
+			if taken || !strings.Contains(string(patch.GetPatch()), AnnotationDisconnected) {
+				return false, nil, nil
+			}
+			taken = true
+			require.NoError(t, l.client.Tracker().Update(gvr, takenOver, "shop"))
+			if !strings.Contains(string(patch.GetPatch()), `"resourceVersion":"7"`) {
+				return false, nil, nil // nothing keeps it from being applied
+			}
+			return true, nil, apierrors.NewConflict(gvr.GroupResource(), entryName, errors.New("it has changed"))
+		})
+		end()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.True(t, taken)
+		require.NotNil(t, l.entry())
+		require.NotContains(t, l.entry().GetAnnotations(), AnnotationDisconnected)
+	})
+}
+
 func TestEntryNames(t *testing.T) {
 	p := vm()
 	require.Equal(t, entryName, entryKey(p, "vms").Name)

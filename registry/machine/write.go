@@ -40,7 +40,7 @@ func (r *Registrar) keep(ctx context.Context, k mesh.ObjectKey, s *session) erro
 	have := o.GetAnnotations()
 	connected := stamp(s.since)
 	if have[AnnotationController] != r.cfg.Instance || have[AnnotationDisconnected] != "" || have[AnnotationConnected] != connected {
-		if err := r.annotate(ctx, k, map[string]any{AnnotationController: r.cfg.Instance, AnnotationConnected: connected, AnnotationDisconnected: nil}); err != nil {
+		if err := r.annotate(ctx, k, "", map[string]any{AnnotationController: r.cfg.Instance, AnnotationConnected: connected, AnnotationDisconnected: nil}); err != nil {
 			return r.wrap("write", k, err)
 		}
 	}
@@ -102,9 +102,14 @@ func asObject(k mesh.ObjectKey, labels, annotations map[string]string, spec *net
 	return o, nil
 }
 
-// annotate changes annotations; nil removes one.
-func (r *Registrar) annotate(ctx context.Context, k mesh.ObjectKey, to map[string]any) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": to}})
+// annotate changes annotations; nil removes one. With a version, the entry must
+// not have changed since it was read as that.
+func (r *Registrar) annotate(ctx context.Context, k mesh.ObjectKey, version string, to map[string]any) error {
+	meta := map[string]any{"annotations": to}
+	if version != "" {
+		meta["resourceVersion"] = version
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return err
 	}
@@ -143,13 +148,26 @@ func text(v any) string {
 	return s
 }
 
+// departTries bounds how often an entry that changes in the same moment is read
+// again.
+const departTries = 5
+
 // depart notes in the entry that its proxy left this replica, unless another one
-// has it already.
+// has it already. One that takes it over in this moment must not be overwritten:
+// its machine would count as gone.
 func (r *Registrar) depart(ctx context.Context, k mesh.ObjectKey, s *session) error {
-	if o, err := r.own(ctx, k); o == nil || err != nil {
-		return err
+	var err error
+	for range departTries {
+		var o *unstructured.Unstructured
+		if o, err = r.own(ctx, k); o == nil || err != nil {
+			return err
+		}
+		err = r.annotate(ctx, k, o.GetResourceVersion(), map[string]any{AnnotationDisconnected: stamp(s.left)})
+		if !apierrors.IsConflict(err) {
+			break
+		}
 	}
-	return r.wrap("write", k, r.annotate(ctx, k, map[string]any{AnnotationDisconnected: stamp(s.left)}))
+	return r.wrap("write", k, err)
 }
 
 // own reads an entry; nil if there is none or another replica has it.
@@ -214,7 +232,7 @@ func (r *Registrar) sweep(ctx context.Context) {
 			continue
 		}
 		left := older(a[AnnotationDisconnected], now.Add(-r.cfg.Grace-sweepEvery))
-		lost := a[AnnotationDisconnected] == "" && older(a[AnnotationConnected], now.Add(-r.cfg.Forsake))
+		lost := r.cfg.Forsake > 0 && a[AnnotationDisconnected] == "" && older(a[AnnotationConnected], now.Add(-r.cfg.Forsake))
 		if !left && !lost {
 			continue
 		}

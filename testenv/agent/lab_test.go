@@ -105,7 +105,7 @@ func prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return clusters.c1.InstallIstioCRDs(ctx)
 }
 
 const objects = `

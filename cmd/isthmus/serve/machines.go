@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"k8s.io/client-go/dynamic"
 
@@ -18,7 +19,7 @@ import (
 // that register themselves, their health, the addresses of hosts. nil without
 // Kubernetes: then there is nobody to write to.
 type machines struct {
-	registrar *machine.Registrar
+	registrar *machine.Registrar // nil if machines may not register
 	addresses *machine.AddressWriter
 }
 
@@ -33,7 +34,10 @@ func (c *Control) newMachines() (*machines, error) {
 	host, _ := os.Hostname() // which a pod is called by, too
 	m := &machines{}
 	log := c.log.Named("machines")
-	m.registrar, err = machine.New(machine.Config{Client: client, Catalog: c.store.Catalog, Instance: cmp.Or(c.settings.PodName, host, "isthmus"), Log: log})
+	if !c.settings.Machines.Off {
+		m.registrar, err = machine.New(machine.Config{Client: client, Catalog: c.store.Catalog, Instance: cmp.Or(c.settings.PodName, host, "isthmus"),
+			Grace: c.settings.Machines.Grace, Forsake: forsaken(c.settings.MaxConnectionAge), Log: log})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -41,15 +45,26 @@ func (c *Control) newMachines() (*machines, error) {
 	return m, err
 }
 
+// forsaken is after what time without news the entry of a connected machine may
+// be taken for left behind: no stream lives that long. Without a limit on the age
+// of connections there is no such time.
+func forsaken(age time.Duration) time.Duration {
+	if age <= 0 {
+		return -1
+	}
+	return age + age/2
+}
+
 // machineParts run the writers, from when the mesh has been read.
 func (c *Control) machineParts() []part {
 	if c.machines == nil {
 		return nil
 	}
-	return []part{
-		{"machines", c.onceReady(c.machines.registrar.Run)},
-		{"addresses of hosts", c.onceReady(c.machines.addresses.Run)},
+	parts := []part{{"addresses of hosts", c.onceReady(c.machines.addresses.Run)}}
+	if r := c.machines.registrar; r != nil {
+		parts = append(parts, part{"machines", c.onceReady(r.Run)})
 	}
+	return parts
 }
 
 // onceReady runs something when the mesh has been read once.
@@ -68,7 +83,7 @@ func (c *Control) onceReady(run func(context.Context) error) func(context.Contex
 // machine that may register itself.
 func (c *Control) admit(ctx context.Context, p *mesh.Proxy) (xds.Credential, error) {
 	credential, err := c.access.admit(ctx, p)
-	if err != nil || c.machines == nil {
+	if err != nil || c.machines == nil || c.machines.registrar == nil {
 		return credential, err
 	}
 	caller, _ := credential.Caller.(authn.Caller)
@@ -82,7 +97,7 @@ func (c *Control) admit(ctx context.Context, p *mesh.Proxy) (xds.Credential, err
 func (c *Control) reports() map[string]func(*mesh.Proxy, xds.Report) {
 	return map[string]func(*mesh.Proxy, xds.Report){
 		xds.TypeHealth: func(p *mesh.Proxy, r xds.Report) {
-			if c.machines != nil {
+			if c.machines != nil && c.machines.registrar != nil && !c.settings.Machines.NoHealth {
 				c.machines.registrar.Health(p, !r.Failed, r.Message)
 			}
 		},

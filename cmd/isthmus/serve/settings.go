@@ -76,6 +76,7 @@ type Settings struct {
 
 	Security  Security
 	Injection Injection
+	Machines  Machines
 }
 
 // istiod's default files for mesh settings; read only if they exist.
@@ -109,6 +110,7 @@ func Defaults(getenv func(string) string) Settings {
 		PodName:            or(getenv("POD_NAME"), hostname()),
 		Security:           securityDefaults(getenv),
 		Injection:          injectionDefaults(getenv),
+		Machines:           machineDefaults(getenv),
 	}
 }
 
