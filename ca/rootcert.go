@@ -18,8 +18,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -32,13 +30,10 @@ const (
 	CRLConfigMap  = "istio-ca-crl"
 	// configLabel marks what the control plane writes.
 	configLabel = "istio.io/config"
-	// RootLease is the Lease that decides who writes them in a cluster.
+	// RootLease is the Lease that decides who writes them in a cluster, or the
+	// ConfigMap where Leases are not allowed.
 	RootLease = "isthmus-root-cert"
 )
-
-// Elector runs a function while we lead, and returns when the context ends. The
-// function's context ends when we lead no more.
-type Elector func(ctx context.Context, lead func(context.Context)) error
 
 // DistributorConfig configures [NewDistributor].
 type DistributorConfig struct {
@@ -58,6 +53,9 @@ type DistributorConfig struct {
 	OnChange func(func()) (cancel func())
 	// Elect decides who writes. Default: by Lease.
 	Elect Elector
+	// Report takes why nobody may decide who writes, as [ElectionConfig] says; may
+	// be nil.
+	Report func(about mesh.ObjectRef, problem string)
 	// Workers write concurrently. Default 4.
 	Workers int
 
@@ -85,7 +83,8 @@ func NewDistributor(cfg DistributorConfig) (*Distributor, error) {
 	}
 	d := &Distributor{cfg: cfg, log: loggerOrNop(cfg.Logger).With(zap.String("cluster", string(cfg.Cluster)))}
 	if d.cfg.Elect == nil {
-		d.cfg.Elect = LeaseElector(cfg.Client, cfg.SystemNamespace, RootLease, cfg.Replica)
+		d.cfg.Elect = LeaseElector(ElectionConfig{Client: cfg.Client, Cluster: cfg.Cluster, Namespace: cfg.SystemNamespace, Name: RootLease,
+			Replica: cfg.Replica, Logger: cfg.Logger, Report: cfg.Report})
 	}
 	return d, nil
 }
@@ -96,45 +95,6 @@ func (d *Distributor) Run(ctx context.Context) error {
 		return fmt.Errorf("distribute roots in cluster %s: %w", d.cfg.Cluster, err)
 	}
 	return nil
-}
-
-// LeaseElector elects by a Lease. Who loses it stands again.
-func LeaseElector(client kubernetes.Interface, namespace, name, replica string) Elector {
-	return func(ctx context.Context, lead func(context.Context)) error {
-		for ctx.Err() == nil {
-			started := make(chan context.Context, 1)
-			elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-				Lock: &resourcelock.LeaseLock{
-					LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: name},
-					Client:     client.CoordinationV1(),
-					LockConfig: resourcelock.ResourceLockConfig{Identity: replica},
-				},
-				LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
-				ReleaseOnCancel: true,
-				Callbacks: leaderelection.LeaderCallbacks{
-					OnStartedLeading: func(term context.Context) { started <- term },
-					OnStoppedLeading: func() {},
-				},
-			})
-			if err != nil {
-				return fmt.Errorf("elect by lease %s/%s: %w", namespace, name, err)
-			}
-			over := make(chan struct{})
-			go func() {
-				defer close(over)
-				elector.Run(ctx)
-			}()
-			// The work is done here and not in the callback, which nobody waits for:
-			// when this function returns nothing is written any more.
-			select {
-			case term := <-started:
-				lead(term)
-				<-over
-			case <-over:
-			}
-		}
-		return nil
-	}
 }
 
 // distribution is the work of one term of leadership.

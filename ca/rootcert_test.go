@@ -121,7 +121,7 @@ func TestDistributorLease(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = LeaseElector(api.Client(t), systemNS, RootLease, name)(ctx, func(ctx context.Context) {
+			_ = LeaseElector(ElectionConfig{Client: api.Client(t), Namespace: systemNS, Name: RootLease, Replica: name})(ctx, func(ctx context.Context) {
 				leads <- name
 				<-ctx.Done()
 			})

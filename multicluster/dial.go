@@ -122,27 +122,37 @@ func (n noRedirects) WrappedRoundTripper() http.RoundTripper { return n.next }
 // none is made: what a superseded instance held is given back at once.
 type connections struct {
 	dial dialFunc
+	// over ends when they are closed, and with it what is being dialled.
+	over context.Context
+	end  context.CancelFunc
 
-	mu     sync.Mutex
-	open   map[*trackedConn]struct{}
-	closed bool
+	mu   sync.Mutex
+	open map[*trackedConn]struct{} // nil once closed
 }
 
 func newConnections(dial dialFunc) *connections {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
-	return &connections{dial: dial, open: map[*trackedConn]struct{}{}}
+	c := &connections{dial: dial, open: map[*trackedConn]struct{}{}}
+	c.over, c.end = context.WithCancel(context.Background())
+	return c
 }
 
 func (c *connections) dialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.over, cancel)()
+	if c.over.Err() != nil { // a server that does not answer would be waited for
+		return nil, fmt.Errorf("dial %s: %w", address, net.ErrClosed)
+	}
 	conn, err := c.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	t := &trackedConn{Conn: conn, all: c}
 	c.mu.Lock()
-	closed := c.closed
+	closed := c.open == nil
 	if !closed {
 		c.open[t] = struct{}{}
 	}
@@ -155,9 +165,10 @@ func (c *connections) dialContext(ctx context.Context, network, address string) 
 }
 
 func (c *connections) close() {
+	c.end()
 	c.mu.Lock()
 	open := c.open
-	c.open, c.closed = nil, true
+	c.open = nil
 	c.mu.Unlock()
 	for t := range open {
 		_ = t.Conn.Close()

@@ -1,6 +1,7 @@
 package multicluster
 
 import (
+	"context"
 	"encoding/pem"
 	"net"
 	"net/http"
@@ -99,4 +100,28 @@ func TestClientOfSanitizedConfig(t *testing.T) {
 	_, err = client.CoreV1().Namespaces().Get(t.Context(), "moved", metav1.GetOptions{})
 	require.ErrorContains(t, err, "refused to follow a redirect")
 	require.Equal(t, []string{"/api/v1/namespaces/a Bearer " + secretToken, "/api/v1/namespaces/moved Bearer " + secretToken}, seen)
+}
+
+// TestClosedConnectionsWaitForNobody: what still uses the client of an instance
+// that was superseded fails at once, also where the server does not answer; so
+// does what is being dialled.
+func TestClosedConnectionsWaitForNobody(t *testing.T) {
+	dials, begun := 0, make(chan struct{})
+	c := newConnections(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dials++
+		close(begun)
+		<-ctx.Done() // a server that does not answer
+		return nil, ctx.Err()
+	})
+	failed := make(chan error)
+	go func() {
+		_, err := c.dialContext(t.Context(), "tcp", "192.0.2.1:443")
+		failed <- err
+	}()
+	<-begun
+	c.close()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	_, err := c.dialContext(t.Context(), "tcp", "192.0.2.1:443")
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.Equal(t, 1, dials)
 }

@@ -68,9 +68,11 @@ func TestBackoffDelays(t *testing.T) {
 
 func TestConnectionsEndWithTheInstance(t *testing.T) {
 	var far []net.Conn
+	during := func() {}
 	c := newConnections(func(context.Context, string, string) (net.Conn, error) {
 		a, b := net.Pipe()
 		far = append(far, b)
+		during()
 		return a, nil
 	})
 	first, err := c.dialContext(t.Context(), "tcp", "x")
@@ -79,11 +81,11 @@ func TestConnectionsEndWithTheInstance(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, first.Close())
 	require.Len(t, c.open, 1, "a closed connection is forgotten")
-	c.close()
-	_, err = far[1].Write([]byte("x"))
-	require.Error(t, err, "the other end sees it closed")
+	during = c.close
 	_, err = c.dialContext(t.Context(), "tcp", "x")
 	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = far[1].Write([]byte("x"))
+	require.Error(t, err, "the other end sees it closed")
 	_, err = far[2].Write([]byte("x"))
 	require.Error(t, err, "a late connection does not stay open")
 }

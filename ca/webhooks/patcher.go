@@ -92,7 +92,8 @@ func New(cfg Config) (*Patcher, error) {
 	}
 	p := &Patcher{cfg: cfg, log: cfg.Logger.With(zap.String("cluster", string(cfg.Cluster)))}
 	if p.cfg.Elect == nil {
-		p.cfg.Elect = ca.LeaseElector(cfg.Client, cfg.SystemNamespace, LeaseName(cfg.Revision), cfg.Replica)
+		p.cfg.Elect = ca.LeaseElector(ca.ElectionConfig{Client: cfg.Client, Cluster: cfg.Cluster, Namespace: cfg.SystemNamespace,
+			Name: LeaseName(cfg.Revision), Replica: cfg.Replica, Logger: cfg.Logger, Report: cfg.Report})
 	}
 	if p.cfg.Works == nil {
 		p.cfg.Works = p.try

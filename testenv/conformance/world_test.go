@@ -49,7 +49,7 @@ func newWorld(t *testing.T) *world {
 	w.standIns = &standIn{w: w, addresses: map[string]string{}}
 	src, err := kube.New(kube.Config{Cluster: primary, REST: c.REST(), Primary: true})
 	require.NoError(t, err)
-	writer, err := status.New(status.Config{Dynamic: c.Dynamic(), Client: c.Client(), Store: w.store, Namespace: apiserver.SystemNamespace, Identity: "only"})
+	writer, err := status.New(status.Config{Dynamic: c.Dynamic(), Client: c.Client(), Store: w.store, Elect: alone})
 	require.NoError(t, err)
 	synced := make(chan struct{})
 	sink := &firstReport{Sink: w.store.NewSink(primary), done: synced}
@@ -64,6 +64,12 @@ func newWorld(t *testing.T) *world {
 	run(w.standIns.run)
 	w.awaitClass(t)
 	return w
+}
+
+// alone leads at once: there is one writer.
+func alone(ctx context.Context, lead func(context.Context)) error {
+	lead(ctx)
+	return nil
 }
 
 // awaitClass waits until the class of gateways has been made and read.

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,10 +19,56 @@ import (
 
 // runEvents writes the Events of this replica.
 func (k *kubeWorld) runEvents(ctx context.Context) error {
-	k.events.StartRecordingToSink(sharedEvents{&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")}})
+	sink := sharedEvents{&typedcorev1.EventSinkImpl{Interface: k.client.CoreV1().Events("")}}
+	k.events.StartRecordingToSink(&allowedEvents{EventSink: sink, log: k.log, now: time.Now})
 	<-ctx.Done()
 	k.events.Shutdown()
 	return nil
+}
+
+// eventsDenied is how long no Event is tried after one was not allowed.
+const eventsDenied = 10 * time.Minute
+
+// allowedEvents writes Events while that is allowed. Istio's roles do not allow
+// it. What an Event says is in the log as well, so that is told once, and the API
+// server is not asked with every Event. The recorder calls it from one goroutine.
+type allowedEvents struct {
+	record.EventSink
+	log   *zap.Logger
+	now   func() time.Time
+	told  bool
+	until time.Time // no Event before
+}
+
+// Create implements [record.EventSink].
+func (a *allowedEvents) Create(e *corev1.Event) (*corev1.Event, error) {
+	return a.write(e, func() (*corev1.Event, error) { return a.EventSink.Create(e) })
+}
+
+// Update implements [record.EventSink].
+func (a *allowedEvents) Update(e *corev1.Event) (*corev1.Event, error) {
+	return a.write(e, func() (*corev1.Event, error) { return a.EventSink.Update(e) })
+}
+
+// Patch implements [record.EventSink].
+func (a *allowedEvents) Patch(e *corev1.Event, data []byte) (*corev1.Event, error) {
+	return a.write(e, func() (*corev1.Event, error) { return a.EventSink.Patch(e, data) })
+}
+
+func (a *allowedEvents) write(e *corev1.Event, write func() (*corev1.Event, error)) (*corev1.Event, error) {
+	if a.now().Before(a.until) {
+		return e, nil
+	}
+	out, err := write()
+	if !apierrors.IsForbidden(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return out, err
+	}
+	a.until = a.now().Add(eventsDenied)
+	if !a.told {
+		a.told = true
+		a.log.Warn("Events are not written, what they say is in this log only: grant create and patch on events", zap.String("namespace", e.Namespace), zap.Error(err))
+	}
+	return e, nil
 }
 
 // sharedEvents makes one Event of what every replica has to say. All replicas

@@ -1,18 +1,25 @@
 package serve
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 )
 
@@ -121,4 +128,36 @@ func TestEventNames(t *testing.T) {
 		e.InvolvedObject.Name = n
 		require.Empty(t, validation.IsDNS1123Subdomain(eventName(&e)), eventName(&e))
 	}
+}
+
+// TestEventsDenied: who may not write Events says so once, and asks again only
+// after a while.
+func TestEventsDenied(t *testing.T) {
+	client := fake.NewClientset()
+	asked, allow := 0, false
+	client.PrependReactor("*", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+		asked++
+		return !allow, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "x", errors.New("no role"))
+	})
+	core, said := observer.New(zap.InfoLevel)
+	now := time.Unix(1000, 0)
+	sink := &allowedEvents{EventSink: sharedEvents{&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")}}, log: zap.New(core), now: func() time.Time { return now }}
+	e := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system"}, Message: "it is broken"}
+	for range 100 {
+		_, err := sink.Create(e)
+		require.NoError(t, err)
+		_, err = sink.Patch(e, []byte(`{}`))
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, asked)
+	now = now.Add(eventsDenied)
+	_, err := sink.Create(e)
+	require.NoError(t, err)
+	require.Equal(t, 2, asked)
+	require.Len(t, said.All(), 1)
+	require.Contains(t, said.All()[0].Message, "grant create and patch on events")
+	allow, now = true, now.Add(eventsDenied)
+	_, err = sink.Create(e)
+	require.NoError(t, err)
+	require.Len(t, eventsOf(t, client), 1)
 }

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/client-go/dynamic"
 
+	"github.com/isthmus-mesh/isthmus/ca"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi/status"
@@ -22,8 +23,10 @@ func (c *Control) gatewayParts() ([]part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client of the primary cluster: %w", err)
 	}
-	w, err := status.New(status.Config{Dynamic: client, Client: c.kube.client, Store: c.store, Namespace: c.settings.Namespace,
-		Revision: c.settings.Revision, Identity: c.settings.PodName, Log: c.log.Named("gateways")})
+	log := c.log.Named("gateways")
+	w, err := status.New(status.Config{Dynamic: client, Client: c.kube.client, Store: c.store, Log: log,
+		Elect: ca.LeaseElector(ca.ElectionConfig{Client: c.kube.client, Cluster: c.settings.primary(), Namespace: c.settings.Namespace,
+			Name: status.LeaseName(c.settings.Revision), Replica: c.settings.PodName, Logger: log, Report: c.reportElection})})
 	if err != nil {
 		return nil, err
 	}

@@ -29,10 +29,12 @@ func (k *kubeWorld) newRenewer() (*multicluster.Renewer, error) {
 	if secrets == nil {
 		secrets = k.client
 	}
+	log := k.c.log.Named("tokens")
 	return multicluster.NewRenewer(multicluster.RenewerConfig{
 		Secrets: secrets, Namespace: s.remoteNamespace(), Options: options,
-		Elect:  ca.LeaseElector(secrets, s.remoteNamespace(), multicluster.RenewalLease, s.PodName),
-		Events: k.recorder, Log: k.c.log.Named("tokens"), Metrics: k.c.metrics, Clock: s.Security.Clock,
+		Elect: ca.LeaseElector(ca.ElectionConfig{Client: secrets, Cluster: s.primary(), Namespace: s.remoteNamespace(),
+			Name: multicluster.RenewalLease, Replica: s.PodName, Logger: log, Report: k.c.reportElection}),
+		Events: k.recorder, Log: log, Metrics: k.c.metrics, Clock: s.Security.Clock,
 	})
 }
 
@@ -44,11 +46,25 @@ func (c *Control) tokens() []multicluster.Token {
 	return c.kube.renewer.Tokens()
 }
 
+// reportElection puts on record that this replica may not stand for election
+// somewhere, so that what the elected one writes is not written.
+func (c *Control) reportElection(about mesh.ObjectRef, problem string) {
+	if problem == "" {
+		c.problems.Clear(about)
+		return
+	}
+	c.problems.Set(about, "", problem)
+}
+
 // reportWebhook puts a webhook configuration that is not in order on record, and
 // tells with an Event where users look: at the cluster's remote secret, or at
 // the Service of the control plane. API servers take no Events of namespaces
 // about objects that have none.
 func (c *Control) reportWebhook(about mesh.ObjectRef, problem string) {
+	if about.Kind == "Lease" {
+		c.reportElection(about, problem)
+		return
+	}
 	if problem == "" {
 		c.problems.Clear(about)
 		return

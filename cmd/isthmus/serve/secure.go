@@ -16,15 +16,19 @@ import (
 func (c *Control) secured() bool { return c.settings.SecureGRPCAddr != "" }
 
 // securityParts are what the CA needs to run.
-func (c *Control) securityParts() []part {
+func (c *Control) securityParts() ([]part, error) {
 	if !c.secured() {
-		return nil
+		return nil, nil
 	}
 	parts := []part{{"certificate authority", c.trust.run}}
 	if c.kube != nil {
-		parts = append(parts, part{"gateway secrets", c.secrets.run}, part{"root distribution", newRoots(c).run})
+		roots, err := newRoots(c)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{"gateway secrets", c.secrets.run}, part{"root distribution", roots.run})
 	}
-	return parts
+	return parts, nil
 }
 
 // serveSecure serves ADS and the CSR service over TLS until the context ends.

@@ -217,7 +217,11 @@ func (c *Control) Run(ctx context.Context) error {
 		part{"resolver", c.resolver.Run},
 		part{"dispatch", c.xds.Run},
 		part{"readiness", c.awaitReady})
-	parts = append(parts, c.securityParts()...)
+	security, err := c.securityParts()
+	if err != nil {
+		return err
+	}
+	parts = append(parts, security...)
 	parts = append(parts, c.webhookParts()...)
 	parts = append(parts, c.machineParts()...)
 	gateways, err := c.gatewayParts()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -49,23 +48,18 @@ type Config struct {
 	Dynamic dynamic.Interface
 	Client  kubernetes.Interface
 	Store   *registry.Store
-	// Namespace has the Lease.
-	Namespace string
-	// Revision tells the Leases of several control planes of a cluster apart; ""
-	// is the default one.
-	Revision string
-	// Identity is this replica's, different from all others'.
-	Identity string
-	Clock    func() time.Time // time.Now if nil
-	Log      *zap.Logger      // nothing if nil
+	// Elect runs a function while this replica writes, and returns when the context
+	// ends; see [LeaseName]. Required.
+	Elect func(ctx context.Context, lead func(context.Context)) error
+	Clock func() time.Time // time.Now if nil
+	Log   *zap.Logger      // nothing if nil
 }
 
 // Writer writes statuses for as long as it leads.
 type Writer struct {
 	cfg Config
 	log *zap.Logger
-	// leading is held by the goroutine that leads. Nobody else looks at what follows.
-	leading     sync.Mutex
+	// Only the goroutine that leads looks at what follows.
 	attempts    map[mesh.ObjectKey]*attempt
 	credentials map[gatewayapi.Credential]knowledge
 	classes     map[string]*attempt
@@ -95,8 +89,8 @@ func (a *attempt) due(said string, now time.Time) bool {
 
 // New returns a writer; it does nothing before [Writer.Run].
 func New(c Config) (*Writer, error) {
-	if c.Dynamic == nil || c.Client == nil || c.Store == nil || c.Namespace == "" || c.Identity == "" {
-		return nil, errors.New("make writer of gateway status: clients, store, namespace and identity must be set")
+	if c.Dynamic == nil || c.Client == nil || c.Store == nil || c.Elect == nil {
+		return nil, errors.New("make writer of gateway status: clients, store and election must be set")
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -112,6 +106,7 @@ func (w *Writer) lead(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	w.log.Info("writing the status of gateways and routes")
 	w.attempts, w.credentials, w.classes = map[mesh.ObjectKey]*attempt{}, map[gatewayapi.Credential]knowledge{}, map[string]*attempt{}
 	wake := make(chan struct{}, 1)
 	wake <- struct{}{}

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 	"time"
@@ -125,11 +126,17 @@ func newServer(t *testing.T) *server {
 	s.sink = s.store.NewSink("main")
 	s.sink.Replace(registry.Update{})
 	var err error
-	s.w, err = New(Config{Dynamic: s.api, Client: fake.NewSimpleClientset(), Store: s.store, Namespace: "istio-system", Identity: "me",
+	s.w, err = New(Config{Dynamic: s.api, Client: fake.NewSimpleClientset(), Store: s.store, Elect: alone,
 		Clock: func() time.Time { return s.now }})
 	require.NoError(t, err)
 	s.w.attempts, s.w.credentials, s.w.classes = map[mesh.ObjectKey]*attempt{}, map[gatewayapi.Credential]knowledge{}, map[string]*attempt{}
 	return s
+}
+
+// alone leads at once.
+func alone(ctx context.Context, lead func(context.Context)) error {
+	lead(ctx)
+	return nil
 }
 
 // put writes an object, as users do.
