@@ -17,9 +17,10 @@ const (
 	electionTerm  = 15 * time.Second
 	electionRenew = 10 * time.Second
 	electionGap   = 2 * time.Second
-	// electionDenied is how long a replica waits that may use no lock at all: rights
-	// come by hand, and asking every two seconds would only fill logs.
-	electionDenied = 5 * time.Minute
+	// How long a replica waits that may use no lock at all, at first and at most:
+	// rights come by hand, and asking every two seconds would only fill logs.
+	electionDenied     = 5 * time.Second
+	electionDeniedMost = 5 * time.Minute
 )
 
 // Elector runs a function while we lead, and returns when the context ends. The
@@ -46,19 +47,21 @@ type ElectionConfig struct {
 func LeaseElector(cfg ElectionConfig) Elector {
 	cfg.Logger = loggerOrNop(cfg.Logger)
 	return func(ctx context.Context, lead func(context.Context)) error {
-		l := newLock(cfg)
+		l, wait := newLock(cfg), electionDenied
 		for ctx.Err() == nil {
 			if err := stand(ctx, l, lead); err != nil {
 				return fmt.Errorf("elect by lease %s/%s of cluster %s: %w", cfg.Namespace, cfg.Name, cfg.Cluster, err)
 			}
 			if !l.isDenied() {
+				wait = electionDenied
 				continue
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(electionDenied):
+			case <-time.After(wait):
 				l.retry()
 			}
+			wait = min(2*wait, electionDeniedMost)
 		}
 		return nil
 	}

@@ -118,9 +118,9 @@ func TestElectDenied(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, problems, 1)
 		require.Contains(t, problems[0], "grant get, create and update on leases.coordination.k8s.io (or on configmaps) in namespace istio-system")
-		// An hour at an interval of five minutes, and the first time.
-		require.EqualValues(t, 13, e.refused["leases"].Load())
-		require.EqualValues(t, 13, e.refused["configmaps"].Load())
+		// At once, after 5 s, 10 s and so on up to five minutes, then eleven times in an hour.
+		require.EqualValues(t, 18, e.refused["leases"].Load())
+		require.EqualValues(t, 18, e.refused["configmaps"].Load())
 		require.Empty(t, leads)
 		e.denied["leases"].Store(false)
 		require.Equal(t, "a", <-leads)

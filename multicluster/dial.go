@@ -118,6 +118,9 @@ func (n noRedirects) RoundTrip(r *http.Request) (*http.Response, error) {
 // WrappedRoundTripper lets client-go find the transport below.
 func (n noRedirects) WrappedRoundTripper() http.RoundTripper { return n.next }
 
+// errRetired is no network error on purpose: clients try those again.
+var errRetired = errors.New("the credentials that this client was made from are no longer used")
+
 // connections are those of one source instance. After close none is left and
 // none is made: what a superseded instance held is given back at once.
 type connections struct {
@@ -144,7 +147,7 @@ func (c *connections) dialContext(ctx context.Context, network, address string) 
 	defer cancel()
 	defer context.AfterFunc(c.over, cancel)()
 	if c.over.Err() != nil { // a server that does not answer would be waited for
-		return nil, fmt.Errorf("dial %s: %w", address, net.ErrClosed)
+		return nil, fmt.Errorf("dial %s: %w", address, errRetired)
 	}
 	conn, err := c.dial(ctx, network, address)
 	if err != nil {
@@ -159,7 +162,7 @@ func (c *connections) dialContext(ctx context.Context, network, address string) 
 	c.mu.Unlock()
 	if closed {
 		_ = conn.Close()
-		return nil, fmt.Errorf("dial %s: %w", address, net.ErrClosed)
+		return nil, fmt.Errorf("dial %s: %w", address, errRetired)
 	}
 	return t, nil
 }

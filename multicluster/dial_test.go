@@ -122,6 +122,6 @@ func TestClosedConnectionsWaitForNobody(t *testing.T) {
 	c.close()
 	require.ErrorIs(t, <-failed, context.Canceled)
 	_, err := c.dialContext(t.Context(), "tcp", "192.0.2.1:443")
-	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, err, errRetired)
 	require.Equal(t, 1, dials)
 }

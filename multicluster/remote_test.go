@@ -83,7 +83,7 @@ func TestConnectionsEndWithTheInstance(t *testing.T) {
 	require.Len(t, c.open, 1, "a closed connection is forgotten")
 	during = c.close
 	_, err = c.dialContext(t.Context(), "tcp", "x")
-	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, err, errRetired)
 	_, err = far[1].Write([]byte("x"))
 	require.Error(t, err, "the other end sees it closed")
 	_, err = far[2].Write([]byte("x"))

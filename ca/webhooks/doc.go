@@ -5,7 +5,8 @@
 //
 // It owns two fields of objects that others make: caBundle, and failurePolicy of
 // validation. It writes them with server-side apply under a field manager of its
-// own, and one replica does. Where another manager insists on a bundle, that is
-// told once and the object left alone. It makes no configurations, and knows
-// neither roots nor which clusters there are.
+// own, or by update where patching is not allowed, and one replica does. Where
+// another manager insists on a bundle, that is told once and the object left
+// alone. It makes no configurations, and knows neither roots nor which clusters
+// there are.
 package webhooks

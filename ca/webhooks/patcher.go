@@ -132,7 +132,8 @@ type term struct {
 	queue  workqueue.TypedRateLimitingInterface[key]
 	// What follows is touched by the one worker only.
 	refused map[key]refusal
-	taken   map[key]bool // taken over from istiod once
+	taken   map[key]bool    // taken over from istiod once
+	updates map[string]bool // kinds that may be updated and not patched
 	told    map[key]string
 }
 
@@ -141,7 +142,7 @@ type refusal struct{ theirs, ours string }
 
 // lead works until the context ends.
 func (p *Patcher) lead(ctx context.Context) {
-	t := &term{p: p, stores: map[string]cache.Store{}, refused: map[key]refusal{}, taken: map[key]bool{}, told: map[key]string{},
+	t := &term{p: p, stores: map[string]cache.Store{}, refused: map[key]refusal{}, taken: map[key]bool{}, updates: map[string]bool{}, told: map[key]string{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](retryFirst, retryMost))}
 	mine := informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = RevisionLabel + "=" + p.cfg.Revision })
 	factory := informers.NewSharedInformerFactoryWithOptions(p.cfg.Client, 0, mine)

@@ -110,11 +110,15 @@ func (t *term) write(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks 
 	enforced := alreadyEnforced(hooks)
 	err := t.apply(ctx, k, meta, hooks, bundle, enforced, theirs == "")
 	if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
-		if who := conflicting(err); slices.Equal(who, []string{istiodManager}) && !t.taken[k] {
+		who := slices.DeleteFunc(conflicting(err), func(name string) bool { return name == FieldManager }) // an update of ours
+		switch {
+		case len(who) == 0:
+			err = t.apply(ctx, k, meta, hooks, bundle, enforced, true)
+		case slices.Equal(who, []string{istiodManager}) && !t.taken[k]:
 			t.taken[k] = true
 			t.p.log.Info("taking webhook configuration over from istiod", zap.String("object", k.name))
 			err = t.apply(ctx, k, meta, hooks, bundle, enforced, true)
-		} else {
+		default:
 			t.refused[k] = now
 			t.failed(k, failedConflict)
 			return false, fmt.Errorf("the API server verifies this control plane with a bundle that %s keeps, and it is not that of the mesh's roots: "+
@@ -132,7 +136,7 @@ func (t *term) outcome(k key, what string, err error) (again bool, _ error) {
 		return false, nil
 	case apierrors.IsForbidden(err):
 		t.failed(k, failedForbidden)
-		return true, fmt.Errorf("%s: not allowed: grant verb patch on %ss.admissionregistration.k8s.io in cluster %s: %w",
+		return true, fmt.Errorf("%s: not allowed: grant verb patch (or update) on %ss.admissionregistration.k8s.io in cluster %s: %w",
 			what, strings.ToLower(k.kind), t.p.cfg.Cluster, err)
 	}
 	t.failed(k, failedOther)
@@ -167,6 +171,18 @@ func conflicting(err error) []string {
 // Fail into those that are enforced. The UID keeps an object from being made
 // that was deleted meanwhile.
 func (t *term) apply(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks []hook, bundle []byte, enforced []string, force bool) error {
+	t.p.cfg.Metrics.attempts.WithLabelValues(string(t.p.cfg.Cluster), k.name).Inc()
+	if t.updates[k.kind] {
+		return t.update(ctx, k, meta, hooks, bundle, enforced, force)
+	}
+	err := t.patch(ctx, k, meta, hooks, bundle, enforced, force)
+	if apierrors.IsForbidden(err) {
+		return t.byUpdate(ctx, err, k, meta, hooks, bundle, enforced, force)
+	}
+	return err
+}
+
+func (t *term) patch(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks []hook, bundle []byte, enforced []string, force bool) error {
 	list := make([]map[string]any, 0, len(hooks))
 	for _, h := range hooks {
 		w := map[string]any{"name": h.name, "clientConfig": map[string]any{"caBundle": bundle}}
@@ -182,7 +198,6 @@ func (t *term) apply(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks 
 	if err != nil {
 		return fmt.Errorf("encode patch of %s %s: %w", k.kind, k.name, err)
 	}
-	t.p.cfg.Metrics.attempts.WithLabelValues(string(t.p.cfg.Cluster), k.name).Inc()
 	options := metav1.PatchOptions{FieldManager: FieldManager, Force: &force}
 	api := t.p.cfg.Client.AdmissionregistrationV1()
 	if k.kind == kindMutating {

@@ -136,9 +136,13 @@ func (c *Config) check(doc *document) error {
 	if c.policy != PolicyEnabled && c.policy != PolicyDisabled {
 		errs = multierror.Append(errs, fmt.Errorf("key config: policy %q: want %s or %s", c.policy, PolicyEnabled, PolicyDisabled))
 	}
-	if doc.Template != "" {
+	// Beside templates Istio's charts write a template that only fails, for an
+	// istiod too old to know templates: it means nothing then.
+	switch {
+	case len(doc.Templates) > 0:
+	case doc.Template != "":
 		errs = multierror.Append(errs, errors.New("key config: template: a single template is the format of Istio before 1.10: write templates, a map from name to template"))
-	} else if len(doc.Templates) == 0 {
+	default:
 		errs = multierror.Append(errs, errors.New("key config: templates: there are none, so that no pod could be injected"))
 	}
 	var err error

@@ -326,6 +326,7 @@ func (j *job) data() *Data {
 		Revision: j.c.options.Revision, NativeSidecars: j.nativeProxy,
 		ProxyImage: proxyImage(j.c.values, j.proxy, base.Annotations), ProxyUID: uid, ProxyGID: gid,
 		InboundTrafficPolicyMode: inboundMode(j.mesh), CompliancePolicy: j.c.options.Compliance,
+		EstimatedConcurrency: concurrency(j.proxy, base.Annotations, j.c.values),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networkingv1beta1 "istio.io/api/networking/v1beta1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -188,4 +189,25 @@ func inboundMode(m *meshconfig.MeshConfig) string {
 // truthy are the spellings of yes that the inject label may have.
 func truthy(s string) bool {
 	return slices.Contains([]string{"y", "yes", "true", "on"}, strings.ToLower(s))
+}
+
+// defaultConcurrency is istiod's for a proxy about which nothing is said.
+const defaultConcurrency = 2
+
+// concurrency is how many threads a proxy gets: what its configuration says; if
+// that says 0, as many as it may use CPUs, by annotation or by values.
+func concurrency(proxy *meshconfig.ProxyConfig, annotations map[string]string, v Values) int {
+	if proxy.GetConcurrency() == nil {
+		return defaultConcurrency
+	}
+	if n := int(proxy.GetConcurrency().GetValue()); n > 0 {
+		return n
+	}
+	for _, text := range []string{annotations["sidecar.istio.io/proxyCPULimit"], annotations["sidecar.istio.io/proxyCPU"],
+		v.text("global", "proxy", "resources", "limits", "cpu"), v.text("global", "proxy", "resources", "requests", "cpu")} {
+		if q, err := resource.ParseQuantity(text); err == nil {
+			return int((q.MilliValue() + 999) / 1000)
+		}
+	}
+	return defaultConcurrency
 }

@@ -35,6 +35,9 @@ type Data struct {
 	ProxyGID                 int64
 	InboundTrafficPolicyMode string
 	CompliancePolicy         string
+	// EstimatedConcurrency is how many threads the proxy gets; templates of older
+	// releases of Istio ask for it.
+	EstimatedConcurrency int
 }
 
 // TemplateError says which template failed, where, and why. Injection adds the

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -208,6 +209,42 @@ func TestErrorsOfConfigurations(t *testing.T) {
 	c, err := Parse("policy: enabled\ndefaultTemplates: [nosuch]\ntemplates: {sidecar: ''}", "", Options{})
 	require.NoError(t, err)
 	require.Len(t, c.Warnings(), 1)
+}
+
+// TestGuardOfCharts: what Istio's charts write beside templates, for an istiod too
+// old to know them, keeps nobody from using the templates.
+func TestGuardOfCharts(t *testing.T) {
+	c, err := Parse("policy: enabled\ninjectedAnnotations:\ntemplate: \"{{ Template_Version_And_Istio_Version_Mismatched_Check_Installation }}\"\n"+
+		"templates: {sidecar: 'metadata: {annotations: {k: v}}'}", "", Options{})
+	require.NoError(t, err)
+	r, err := c.Inject(Request{Pod: &corev1.Pod{}, Namespace: "shop"})
+	require.NoError(t, err)
+	require.Equal(t, "v", r.Pod.Annotations["k"])
+}
+
+// TestEstimatedConcurrency: what templates of older releases give their proxies.
+func TestEstimatedConcurrency(t *testing.T) {
+	for _, tc := range []struct {
+		mesh        *wrapperspb.Int32Value
+		annotations map[string]string
+		values      string
+		want        string
+	}{
+		{nil, map[string]string{"sidecar.istio.io/proxyCPULimit": "4"}, "", "2"},
+		{wrapperspb.Int32(3), map[string]string{"sidecar.istio.io/proxyCPULimit": "4"}, "", "3"},
+		{wrapperspb.Int32(0), map[string]string{"sidecar.istio.io/proxyCPULimit": "1500m", "sidecar.istio.io/proxyCPU": "4"}, "", "2"},
+		{wrapperspb.Int32(0), map[string]string{"sidecar.istio.io/proxyCPU": "4"}, "", "4"},
+		{wrapperspb.Int32(0), nil, "global: {proxy: {resources: {limits: {cpu: 5000m}, requests: {cpu: 100m}}}}", "5"},
+		{wrapperspb.Int32(0), nil, "global: {proxy: {resources: {requests: {cpu: 100m}}}}", "1"},
+		{wrapperspb.Int32(0), nil, "", "2"},
+	} {
+		c, err := Parse("policy: enabled\ntemplates: {sidecar: 'metadata: {annotations: {k: \"{{ .EstimatedConcurrency }}\"}}'}", tc.values, Options{})
+		require.NoError(t, err)
+		r, err := c.Inject(Request{Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: tc.annotations}}, Namespace: "shop",
+			Mesh: &meshconfig.MeshConfig{DefaultConfig: &meshconfig.ProxyConfig{Concurrency: tc.mesh}}})
+		require.NoError(t, err)
+		require.Equal(t, tc.want, r.Pod.Annotations["k"], "%+v", tc)
+	}
 }
 
 func TestErrorsNameThePod(t *testing.T) {

@@ -44,6 +44,8 @@ type World struct {
 	Clusters map[string]*apiserver.Cluster
 	// names are the clusters in the order of the set; the first is the primary.
 	names []string
+	// witnesses note what is refused to whoever has a kubeconfig of [World.as].
+	witnesses map[string]*apiserver.Witness
 	// Plane is the control plane that was started last.
 	Plane *Plane
 }
@@ -62,7 +64,7 @@ func NewWorld(t *testing.T, names ...string) *World {
 	t.Helper()
 	apiserver.NeedBinary(t)
 	t.Parallel()
-	w := &World{t: t, set: machines.lend(t.Context(), t, len(names)), Clusters: map[string]*apiserver.Cluster{}}
+	w := &World{t: t, set: machines.lend(t.Context(), t, len(names)), Clusters: map[string]*apiserver.Cluster{}, witnesses: map[string]*apiserver.Witness{}}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	w.ctx = ctx

@@ -45,6 +45,8 @@ type kubeWorld struct {
 	// renewer is nil if kubeconfigs come from files.
 	renewer *multicluster.Renewer
 	synced  chan struct{}
+	// written is closed when nothing writes to clusters any more; nil if nothing does.
+	written chan struct{}
 	source  atomic.Pointer[kube.Source]
 }
 
@@ -54,6 +56,9 @@ func newKube(c *Control) (*kubeWorld, error) {
 		return nil, fmt.Errorf("find credentials of the primary cluster: %w; give --kubeconfig, run in a pod, or use --files to try without Kubernetes", err)
 	}
 	k := &kubeWorld{c: c, log: c.log.Named("kube"), rest: cfg, synced: make(chan struct{})}
+	if c.secured() {
+		k.written = make(chan struct{})
+	}
 	k.tune(cfg)
 	if k.client, err = kubernetes.NewForConfig(cfg); err != nil {
 		return nil, fmt.Errorf("make client of the primary cluster: %w", err)
@@ -165,13 +170,27 @@ func (k *kubeWorld) parts() []part {
 	parts := []part{
 		{"mesh settings", k.settings.Run},
 		{"primary cluster", k.runPrimary},
-		{"remote clusters", k.manager.Run},
+		{"remote clusters", k.runRemotes},
 		{"events", k.runEvents},
 	}
 	if k.renewer != nil {
 		parts = append(parts, part{"tokens of remote clusters", k.renewer.Run})
 	}
 	return parts
+}
+
+// runRemotes reads the remotes. At the end it waits for what writes to them: that
+// gives back what it holds there, by connections that end with this.
+func (k *kubeWorld) runRemotes(ctx context.Context) error {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if k.written != nil {
+			<-k.written
+		}
+		cancel()
+	})()
+	return k.manager.Run(own)
 }
 
 // runPrimary reads the primary for as long as the process runs. A source that

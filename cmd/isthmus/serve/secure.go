@@ -26,7 +26,10 @@ func (c *Control) securityParts() ([]part, error) {
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, part{"gateway secrets", c.secrets.run}, part{"root distribution", roots.run})
+		parts = append(parts, part{"gateway secrets", c.secrets.run}, part{"root distribution", func(ctx context.Context) error {
+			defer close(c.kube.written)
+			return roots.run(ctx)
+		}})
 	}
 	return parts, nil
 }
