@@ -140,6 +140,12 @@ func TestProxyImage(t *testing.T) {
 	v, err := ParseValues("global: {hub: h, tag: 1.29, proxy: {image: p}}")
 	require.NoError(t, err)
 	require.Equal(t, "h/p:1.29", proxyImage(v, nil, nil))
+	v, err = ParseValues("global: {hub: h, tag: 1.31.1, variant: distroless}")
+	require.NoError(t, err)
+	require.Equal(t, "h/proxyv2:1.31.1-distroless", proxyImage(v, &meshconfig.ProxyConfig{}, nil))
+	debug := &meshconfig.ProxyConfig{Image: &networkingv1beta1.ProxyImage{ImageType: "debug"}}
+	require.Equal(t, "h/proxyv2:1.31.1-debug", proxyImage(v, debug, nil), "ProxyConfig wins over the values")
+	require.Equal(t, "h/proxyv2:1.31.1", proxyImage(v, debug, map[string]string{annotationImageType: "default"}), "the pod wins over both")
 }
 
 func TestRanges(t *testing.T) {

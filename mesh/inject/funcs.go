@@ -314,31 +314,68 @@ func appendMultusNetwork(existing, network string) string {
 	return existing[:end] + sep + fmt.Sprintf("{\"name\": %q}", network) + existing[end:]
 }
 
-// omit returns a map without keys.
-func omit(m map[string]any, keys ...string) map[string]any {
-	out := maps.Clone(m)
-	for _, k := range keys {
-		delete(out, k)
+// omit returns a map without keys. Labels and annotations, which are maps of
+// texts, stay such maps; values are maps of anything.
+func omit(m any, keys ...string) (any, error) {
+	switch m := m.(type) {
+	case nil:
+		return map[string]string{}, nil
+	case map[string]string:
+		return leaveOut(m, keys), nil
+	case map[string]any:
+		return leaveOut(m, keys), nil
 	}
-	return out
+	return nil, fmt.Errorf("omit keys of a %T: want a map", m)
 }
 
-// omitNil returns a map without keys whose value is nothing.
-func omitNil(m map[string]any) map[string]any {
-	out := make(map[string]any, len(m))
+func leaveOut[V any](m map[string]V, keys []string) map[string]V {
+	out := make(map[string]V, len(m))
 	for k, v := range m {
-		if v != nil {
+		if !slices.Contains(keys, k) {
 			out[k] = v
 		}
 	}
 	return out
 }
 
-// strdict makes a map of texts; pairs with an empty value are left out.
+// omitNil takes out of maps and lists what is nothing, at any depth; what is
+// empty by that is nothing too. Other values stay as they are.
+func omitNil(v any) any {
+	switch x := v.(type) {
+	case map[string]any:
+		out, gone := make(map[string]any, len(x)), false
+		for k, sub := range x {
+			if kept := omitNil(sub); kept != nil {
+				out[k] = kept
+			} else {
+				gone = true
+			}
+		}
+		if gone && len(out) == 0 {
+			return nil
+		}
+		return out
+	case []any:
+		out := make([]any, 0, len(x))
+		for _, sub := range x {
+			if kept := omitNil(sub); kept != nil {
+				out = append(out, kept)
+			}
+		}
+		if len(out) == 0 && len(x) > 0 {
+			return nil
+		}
+		return out
+	}
+	return v
+}
+
+// strdict makes a map of texts. A key without a value has an empty one.
 func strdict(pairs ...string) map[string]string {
 	out := map[string]string{}
-	for i := 0; i+1 < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
+	for i := 0; i < len(pairs); i += 2 {
+		out[pairs[i]] = ""
+		if i+1 < len(pairs) {
 			out[pairs[i]] = pairs[i+1]
 		}
 	}

@@ -152,9 +152,13 @@ func tidyProtoError(err error) error {
 	return trimmedError{strings.TrimPrefix(text, "proto: "), err}
 }
 
-// proxyImage is the proxy's image as values and settings give it.
+// proxyImage is the proxy's image as values and settings give it. The kind of
+// image is the pod's own, else ProxyConfig's, else value global.variant.
 func proxyImage(v Values, pc *meshconfig.ProxyConfig, annotations map[string]string) string {
-	kind := pc.GetImage().GetImageType()
+	kind := v.text("global", "variant")
+	if pc.GetImage() != nil {
+		kind = pc.GetImage().GetImageType()
+	}
 	if t, ok := annotations[annotationImageType]; ok {
 		kind = t
 	}

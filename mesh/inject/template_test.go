@@ -40,8 +40,9 @@ func TestFunctionsOfTemplates(t *testing.T) {
 			{Name: "x", Ports: []corev1.ContainerPort{{ContainerPort: 80}, {ContainerPort: 53, Protocol: corev1.ProtocolUDP}}},
 			{Name: ProxyContainer, Ports: []corev1.ContainerPort{{ContainerPort: 90, Protocol: corev1.ProtocolTCP}}}}},
 		ProxyConfig: &meshconfig.ProxyConfig{ConfigPath: "./etc/istio/proxy", StatusPort: 15021, DrainDuration: durationpb.New(time.Minute)},
-		Values:      map[string]any{"tmpl": `{{ .Revision }}!`, "deep": `{{ render .Values.deep }}`, "m": map[string]any{"a": nil, "b": "c"}},
-		Revision:    "r1",
+		Values: map[string]any{"tmpl": `{{ .Revision }}!`, "deep": `{{ render .Values.deep }}`, "m": map[string]any{"a": nil, "b": "c"},
+			"nested": map[string]any{"s": "x", "l": []any{nil, 1.0}, "e": []any{nil}, "m": map[string]any{"a": nil, "b": "c"}, "n": map[string]any{"a": nil}}},
+		Revision: "r1",
 	}
 	for expression, want := range map[string]string{
 		`annotation .ObjectMeta "a" "d"`:                               "1",
@@ -73,9 +74,13 @@ func TestFunctionsOfTemplates(t *testing.T) {
 		`indent 2 "a\nb\nc"`:                                           "a\n  b\n  c",
 		`toYaml .Values.m | trim`:                                      "a: null\nb: c",
 		`structToJSON (omitNil .Values.m)`:                             `{"b":"c"}`,
+		`structToJSON (omitNil .Values.nested)`:                        `{"l":[1],"m":{"b":"c"},"s":"x"}`,
+		`structToJSON (omitNil .Values.none)`:                          `{}`,
 		`structToJSON (omit .Values.m "b")`:                            `{"a":null}`,
-		`toJsonMap (strdict "a" "1" "b" "") (strdict "c" "2")`:         `{"a":"1","c":"2"}`,
-		`toYamlMap (strdict "a" "") | quote`:                           `""`,
+		`toJsonMap (omit .ObjectMeta.Annotations "e" "no")`:            `{"a":"1"}`,
+		`toJsonMap (omit .ObjectMeta.Labels "e")`:                      `{}`,
+		`toJsonMap (strdict "a" "1" "b" "" "d") (strdict "c" "2")`:     `{"a":"1","b":"","c":"2","d":""}`,
+		`toYamlMap (strdict) | quote`:                                  `""`,
 		`otelResourceAttributes (strdict "b" "2" "a" "1")`:             "a=1,b=2",
 		`appendMultusNetwork "" "istio-cni"`:                           "istio-cni",
 		`appendMultusNetwork "mine" "istio-cni"`:                       "mine, istio-cni",
@@ -118,6 +123,7 @@ func TestFunctionsOfTemplates(t *testing.T) {
 		`genPrivateKey "rsa"`:         "not available",
 		`indent 10000 "a"`:            "between 0 and 256",
 		`fail "because"`:              "because",
+		`omit "text" "k"`:             "want a map",
 		`index .Spec.Containers 7`:    "out of range",
 	} {
 		_, err := rendered(t, Options{}, expression, data)
@@ -204,7 +210,11 @@ func TestErrorsOfConfigurations(t *testing.T) {
 			}
 		})
 	}
-	_, err := ParseConfigMap(map[string]string{KeyConfig: ""}, Options{})
+	// So Istio's chart writes it: a template of the old format that an injector older
+	// than the chart must fail with, beside those that count.
+	_, err := Parse("policy: enabled\ninjectedAnnotations:\ntemplate: '{{ Template_Version_And_Istio_Version_Mismatched_Check_Installation }}'\ntemplates: {sidecar: ''}", "{}", Options{})
+	require.NoError(t, err)
+	_, err = ParseConfigMap(map[string]string{KeyConfig: ""}, Options{})
 	require.ErrorContains(t, err, `key "values" is missing`)
 	c, err := Parse("policy: enabled\ndefaultTemplates: [nosuch]\ntemplates: {sidecar: ''}", "", Options{})
 	require.NoError(t, err)

@@ -3,8 +3,12 @@
 {{- /* The resources of the proxy: annotations of the pod, else the values. */ -}}
 {{- define "isthmus.resources" -}}
   {{- $r := dict }}
-  {{- $requests := strdict "cpu" (annotation .ObjectMeta "sidecar.istio.io/proxyCPU" "") "memory" (annotation .ObjectMeta "sidecar.istio.io/proxyMemory" "") }}
-  {{- $limits := strdict "cpu" (annotation .ObjectMeta "sidecar.istio.io/proxyCPULimit" "") "memory" (annotation .ObjectMeta "sidecar.istio.io/proxyMemoryLimit" "") }}
+  {{- $requests := dict }}
+  {{- with annotation .ObjectMeta "sidecar.istio.io/proxyCPU" "" }}{{ $_ := set $requests "cpu" . }}{{ end }}
+  {{- with annotation .ObjectMeta "sidecar.istio.io/proxyMemory" "" }}{{ $_ := set $requests "memory" . }}{{ end }}
+  {{- $limits := dict }}
+  {{- with annotation .ObjectMeta "sidecar.istio.io/proxyCPULimit" "" }}{{ $_ := set $limits "cpu" . }}{{ end }}
+  {{- with annotation .ObjectMeta "sidecar.istio.io/proxyMemoryLimit" "" }}{{ $_ := set $limits "memory" . }}{{ end }}
   {{- if or $requests $limits }}
     {{- if $requests }}{{ $_ := set $r "requests" $requests }}{{ end }}
     {{- if $limits }}{{ $_ := set $r "limits" $limits }}{{ end }}
