@@ -158,7 +158,8 @@ func validateEgressSocket(c *checker, l *networking.IstioEgressListener) {
 	}
 }
 
-// validateEgressHosts checks the hosts NAMESPACE/HOST that a sidecar sees.
+// validateEgressHosts checks the hosts NAMESPACE/HOST that a sidecar sees. What
+// begins with ~ is taken out of what the others say, wherever it stands.
 func validateEgressHosts(c *checker, hosts []string) {
 	if len(hosts) == 0 {
 		c.at("hosts").failf("is empty; name at least one host as in ./* or */*.example.com")
@@ -171,7 +172,14 @@ func validateEgressHosts(c *checker, hosts []string) {
 			at.failf("%q has no namespace; write NAMESPACE/HOST, as in ./%s or */%s", clip(h), clip(h), clip(h))
 			continue
 		}
-		at.scopedHost(ns, host, false, "*", ".", "~")
+		from, out := strings.CutPrefix(ns, "~")
+		if out && from == "" {
+			from = "*"
+		}
+		at.scopedHost(from, host, false, "*", ".")
+		if out {
+			continue
+		}
 		if ns == "." {
 			ns = c.namespace
 		}

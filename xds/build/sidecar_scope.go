@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -14,7 +15,8 @@ import (
 // import them. A listener without a port imports whole services; one with a port
 // imports only that port of them, and if it names an address to bind, serves it
 // there and nowhere else. What a VirtualService among the imported hosts sends
-// requests on to is imported with it.
+// requests on to is imported with it, even if it is excluded: the rule would lead
+// nowhere otherwise.
 //
 // Source of the rules: https://istio.io/latest/docs/reference/config/networking/sidecar/
 
@@ -35,11 +37,12 @@ type egress struct {
 	bind string
 	// direct says that clients dial the listener itself: nothing intercepts.
 	direct bool
-	hosts  []egressHost
+	// hosts are what the listener imports, except what is in excluded.
+	hosts, excluded []egressHost
 }
 
-// egressHost is NAMESPACE/HOST. The namespace may be "*" for all, "." for the
-// proxy's own and "~" for none; the host a name, "*.SUFFIX" or "*".
+// egressHost is NAMESPACE/HOST. The namespace may be "*" for all and "." for the
+// proxy's own; the host a name, "*.SUFFIX" or "*".
 type egressHost struct{ namespace, host string }
 
 // matches reports whether a host of a namespace is imported by a proxy of
@@ -59,7 +62,23 @@ func (e egressHost) matches(own, namespace string, host mesh.Hostname) bool {
 }
 
 func (e *egress) imports(own, namespace string, host mesh.Hostname) bool {
-	return slices.ContainsFunc(e.hosts, func(h egressHost) bool { return h.matches(own, namespace, host) })
+	matches := func(h egressHost) bool { return h.matches(own, namespace, host) }
+	return slices.ContainsFunc(e.hosts, matches) && !slices.ContainsFunc(e.excluded, matches)
+}
+
+// add takes in a host as it is written. A "~" before the namespace excludes; alone
+// it excludes from all namespaces, so that "~/*" leaves nothing.
+func (e *egress) add(written string) {
+	namespace, host, ok := strings.Cut(written, "/")
+	if !ok {
+		return
+	}
+	host = strings.ToLower(host)
+	if from, excluded := strings.CutPrefix(namespace, "~"); excluded {
+		e.excluded = append(e.excluded, egressHost{cmp.Or(from, "*"), host})
+		return
+	}
+	e.hosts = append(e.hosts, egressHost{namespace, host})
 }
 
 // sidecarScopes holds all Sidecars by name.
@@ -83,9 +102,7 @@ func newSidecarScope(o *mesh.Object, s *networking.Sidecar) *sidecarScope {
 			e.port, e.protocol = uint16(n), strings.ToUpper(l.GetPort().GetProtocol())
 		}
 		for _, h := range l.GetHosts() {
-			if ns, host, ok := strings.Cut(h, "/"); ok {
-				e.hosts = append(e.hosts, egressHost{ns, strings.ToLower(host)})
-			}
+			e.add(h)
 		}
 		c.egress = append(c.egress, e)
 	}
