@@ -122,4 +122,7 @@ type Settings struct {
 	FailoverNeedsOutliers bool
 	// Weights drain clusters and networks.
 	Weights Weights
+	// TraceSampling is the share of requests that are traced, in percent, where no
+	// settings and no object say it; nil is 1.
+	TraceSampling *float64
 }

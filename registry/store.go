@@ -143,6 +143,10 @@ func (s *Store) NewSink(id mesh.ClusterID) Sink {
 	return &sink{store: s, cluster: id, generation: s.lastSink}
 }
 
+func sameNumber(a, b *float64) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
 // SetSettings replaces the mesh-wide settings. Equal settings change nothing.
 func (s *Store) SetSettings(to mesh.Settings) {
 	at := s.now()
@@ -152,7 +156,8 @@ func (s *Store) SetSettings(to mesh.Settings) {
 	to.Weights.Secrets = old.Weights.Secrets // not for the settings to say
 	s.setSettings(to)
 	sameNetworks := proto.Equal(old.Networks, s.settings.Networks)
-	same := sameNetworks && proto.Equal(old.Mesh, s.settings.Mesh) && old.FailoverNeedsOutliers == s.settings.FailoverNeedsOutliers
+	same := sameNetworks && proto.Equal(old.Mesh, s.settings.Mesh) && old.FailoverNeedsOutliers == s.settings.FailoverNeedsOutliers &&
+		sameNumber(old.TraceSampling, s.settings.TraceSampling)
 	b := s.begin(at)
 	if !old.Weights.Equal(s.settings.Weights) {
 		b.scope |= ScopeWeights

@@ -24,7 +24,7 @@ func TestUnknownVariables(t *testing.T) {
 		"ISTIOD_SERVICE_HOST=10.0.0.1", "ISTIOD_SERVICE_PORT=15010", "ISTIOD_SERVICE_PORT_HTTPS_DNS=15012", "ISTIOD_PORT=tcp://10.0.0.1:15010",
 		"ISTIOD_PORT_15012_TCP=tcp://10.0.0.1:15012", "ISTIOD_PORT_15012_TCP_ADDR=10.0.0.1", "ISTIO_EASTWESTGATEWAY_PORT_15443_TCP_PROTO=tcp",
 	}, read)
-	require.Equal(t, []string{"PILOT_ENABLE_AMBIENT", "PILOT_ENABLE_ANALYSIS", "PILOT_TRACE_SAMPLING"}, got)
+	require.Equal(t, []string{"PILOT_ENABLE_AMBIENT", "PILOT_ENABLE_ANALYSIS"}, got)
 }
 
 // TestChartStartsTheBinary: every argument and variable that the charts give the

@@ -124,6 +124,24 @@ func TestTracingOfTelemetries(t *testing.T) {
 	}
 }
 
+// TestSamplingOfTheProcess: what the process is told counts where nothing else
+// says what is sampled.
+func TestSamplingOfTheProcess(t *testing.T) {
+	for settings, want := range map[string]float64{
+		`{"enableTracing":true,"defaultConfig":{"tracing":{}}}`:              0.5,
+		`{"enableTracing":true,"defaultConfig":{"tracing":{"sampling":30}}}`: 30,
+	} {
+		l, v := telemetryLab(t, settings)
+		half := 0.5
+		to := l.in().Catalog.Settings
+		to.TraceSampling = &half
+		l.store.SetSettings(to)
+		s, _, err := tracing(l.in(), v, DirectionOutbound)
+		require.NoError(t, err)
+		require.InDelta(t, want, s.GetRandomSampling().GetValue(), 0, settings)
+	}
+}
+
 // TestOwnTracer: a proxy's own tracing section goes before MeshConfig's default.
 func TestOwnTracer(t *testing.T) {
 	l, _ := telemetryLab(t, `{"enableTracing":true,"defaultConfig":{"tracing":{"sampling":30,"maxPathTagLength":5}}}`)

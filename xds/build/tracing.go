@@ -150,6 +150,9 @@ func tracing(in Inputs, v View, d Direction) (*hcmv3.HttpConnectionManager_Traci
 	}
 	section := proxyTracing(in, v)
 	random := float64(defaultRandomSampling)
+	if x := in.Catalog.Settings.TraceSampling; x != nil {
+		random = *x
+	}
 	if x := section.GetSampling(); x > 0 && x <= fullSampling {
 		random = x
 	}

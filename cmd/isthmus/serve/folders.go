@@ -110,7 +110,7 @@ func (f *folders) start(ctx context.Context, id mesh.ClusterID) error {
 	cfg := file.Config{Dir: f.c.settings.Files + "/" + string(id), Cluster: id, Domain: f.c.settings.Domain,
 		Namespace: f.c.settings.Namespace, Problems: f.c.problems, Log: f.log}
 	if id == f.c.settings.primary() {
-		cfg.OnSettings = f.c.store.SetSettings
+		cfg.OnSettings = f.c.setSettings
 	}
 	src, err := file.New(cfg)
 	if err != nil {

@@ -66,7 +66,7 @@ func newKube(c *Control) (*kubeWorld, error) {
 	k.events = record.NewBroadcaster()
 	k.recorder = k.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "isthmus"})
 	meshFile, networksFile := c.settings.meshFiles()
-	k.settings, err = config.NewWatcher(config.WatchConfig{Set: c.store.SetSettings, Client: k.settingsClient(), Namespace: c.settings.Namespace,
+	k.settings, err = config.NewWatcher(config.WatchConfig{Set: c.setSettings, Client: k.settingsClient(), Namespace: c.settings.Namespace,
 		Revision: c.settings.Revision, Files: config.Files{Mesh: meshFile, Networks: networksFile}, Cluster: c.settings.primary(),
 		Problems: c.problems, Log: c.log})
 	if err != nil {

@@ -74,7 +74,7 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 		return nil, err
 	}
 	c := &Control{settings: s, build: b, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{}), listeners: map[string]net.Listener{}}
-	c.store = registry.NewStore(registry.Config{Primary: s.primary(), Settings: config.Defaults()})
+	c.store = registry.NewStore(registry.Config{Primary: s.primary(), Settings: s.withEnvironment(config.Defaults())})
 	c.registerMetrics()
 	c.problems = registry.NewProblems(nil)
 	var err error
@@ -129,6 +129,9 @@ func (c *Control) newWorld() (world, error) {
 
 // Store gives access to the registry, for tests and embedding.
 func (c *Control) Store() *registry.Store { return c.store }
+
+// setSettings puts settings of the mesh in force.
+func (c *Control) setSettings(m mesh.Settings) { c.store.SetSettings(c.settings.withEnvironment(m)) }
 
 // NotReady says why proxies cannot be answered yet, "" if they can.
 func (c *Control) NotReady() string { return c.notReady() }

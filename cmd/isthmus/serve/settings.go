@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,6 +60,9 @@ type Settings struct {
 	InsecureKubeconfig string
 	// RemoteTimeout is how long readiness waits for a remote cluster.
 	RemoteTimeout time.Duration
+	// TraceSampling (PILOT_TRACE_SAMPLING, value pilot.traceSampling of Istio's
+	// chart) is the share of requests that are traced where nothing else says it.
+	TraceSampling *float64
 	// APIQPS and APIBurst bound the requests to each API server.
 	APIQPS   float32
 	APIBurst int
@@ -104,6 +108,7 @@ func Defaults(getenv func(string) string) Settings {
 		RemoteTimeout:      duration(getenv("PILOT_REMOTE_CLUSTER_TIMEOUT"), 30*time.Second),
 		DebounceAfter:      duration(getenv("PILOT_DEBOUNCE_AFTER"), 10*time.Millisecond),
 		DebounceMax:        duration(getenv("PILOT_DEBOUNCE_MAX"), time.Second),
+		TraceSampling:      percent(getenv("PILOT_TRACE_SAMPLING")),
 		APIQPS:             80,
 		APIBurst:           160,
 		ShutdownDuration:   10 * time.Second,
@@ -203,6 +208,20 @@ func duration(s string, otherwise time.Duration) time.Duration {
 		return d
 	}
 	return otherwise
+}
+
+// percent reads a share from 0 to 100, nil for anything else.
+func percent(s string) *float64 {
+	if p, err := strconv.ParseFloat(s, 64); err == nil && p >= 0 && p <= 100 {
+		return &p
+	}
+	return nil
+}
+
+// withEnvironment adds to settings of the mesh what the environment says of it.
+func (s *Settings) withEnvironment(m mesh.Settings) mesh.Settings {
+	m.TraceSampling = s.TraceSampling
+	return m
 }
 
 func hostname() string {

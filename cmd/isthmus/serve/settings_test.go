@@ -1,0 +1,25 @@
+package serve
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/isthmus-mesh/isthmus/registry/config"
+)
+
+// TestTraceSampling: Istio's chart says in a variable what is sampled; it
+// survives new settings of the mesh.
+func TestTraceSampling(t *testing.T) {
+	hundred, none := 100.0, 0.0
+	for text, want := range map[string]*float64{"100": &hundred, "0": &none, "": nil, "101": nil, "-1": nil, "NaN": nil, "all": nil} {
+		s := Defaults(func(name string) string {
+			if name == "PILOT_TRACE_SAMPLING" {
+				return text
+			}
+			return ""
+		})
+		require.Equal(t, want, s.TraceSampling, text)
+		require.Equal(t, want, s.withEnvironment(config.Defaults()).TraceSampling, text)
+	}
+}
