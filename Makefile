@@ -16,6 +16,7 @@ help: ## list the targets
 
 build: ## build bin/isthmus
 	@mkdir -p bin
+	@[ -x $(BIN) ] || echo "building $(BIN): the first time takes a few minutes"
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/isthmus
 
 demo: build ## three clusters from folders of YAML, a page to look at, live edits; ends with Ctrl-C, or by itself with DEMOFLAGS=--once

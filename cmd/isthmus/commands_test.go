@@ -59,6 +59,8 @@ func TestStatusOfNothing(t *testing.T) {
 
 func TestErrorsSayWhatToDo(t *testing.T) {
 	address := controlPlane(t)
+	t.Setenv("KUBECONFIG", "")
+	t.Setenv("HOME", t.TempDir())
 	for _, c := range []struct {
 		name string
 		args []string
@@ -67,8 +69,11 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}{
 		{"no such command", []string{"sync"}, exitUsage, []string{`unknown command "sync"`, "--help"}},
 		{"no such flag", []string{"status", "--nope"}, exitUsage, []string{"--nope", "isthmus status --help"}},
-		{"arguments", []string{"status", "x"}, exitUsage, []string{"takes no arguments"}},
-		{"too few arguments", []string{"explain", "web"}, exitUsage, []string{"PROXY, HOST"}},
+		{"arguments", []string{"status", "x"}, exitUsage, []string{"isthmus: status takes no arguments"}},
+		{"too few arguments", []string{"explain", "web"}, exitUsage, []string{`isthmus: explain needs PROXY, HOST and perhaps PORT, got ["web"]`}},
+		{"no arguments", []string{"join"}, exitUsage, []string{"isthmus: join needs the name of the cluster\n"}},
+		{"no kubeconfig", []string{"create-remote-secret"}, exitFailed, []string{"there is no kubeconfig", "--kubeconfig"}},
+		{"nowhere to install", []string{"install"}, exitFailed, []string{"there is no kubeconfig", "--kubeconfig"}},
 		{"format", []string{"status", "-o", "yaml", "--address", address}, exitUsage, []string{`"yaml"`, "table, wide, json"}},
 		{"address", []string{"status", "--address", "ftp://x"}, exitUsage, []string{"http://127.0.0.1:8080"}},
 		{"nobody there", []string{"status", "--address", "127.0.0.1:1"}, exitFailed, []string{"isthmus serve", "port-forward", "--address"}},

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 )
 
@@ -145,7 +146,7 @@ func (f *remoteSecretFlags) options() (multicluster.RemoteSecretOptions, error) 
 	none := multicluster.RemoteSecretOptions{}
 	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: f.context}).ClientConfig()
 	if err != nil {
-		return none, fmt.Errorf("read kubeconfig of the remote cluster: %w; name it with --kubeconfig and --context", err)
+		return none, fmt.Errorf("read kubeconfig of the remote cluster: %w", install.Unnamed(err))
 	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -45,12 +46,16 @@ func (e environment) run(ctx context.Context, args []string) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage), !cmd.Runnable():
-		e.complain("isthmus: %v\nTry: %s --help\n", err, cmd.CommandPath())
+		e.complain("isthmus: %s\nTry: %s --help\n", message(err), cmd.CommandPath())
 		return exitUsage
 	}
-	e.complain("isthmus: %v\n", err)
+	e.complain("isthmus: %s\n", message(err))
 	return exitFailed
 }
+
+// message is the text of an error without the empty lines that a list of errors
+// ends with.
+func message(err error) string { return strings.TrimSpace(err.Error()) }
 
 // complain writes to stderr; if that is gone there is nobody to tell.
 func (e environment) complain(format string, args ...any) {
@@ -95,8 +100,17 @@ func between(low, high int, names string) cobra.PositionalArgs {
 			return nil
 		}
 		if high == 0 {
-			return usageError{fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args)}
+			return usageError{fmt.Errorf("%s takes no arguments, got %q", commandName(cmd), args)}
 		}
-		return usageError{fmt.Errorf("%s needs %s, got %d arguments", cmd.CommandPath(), names, len(args))}
+		if len(args) == 0 {
+			return usageError{fmt.Errorf("%s needs %s", commandName(cmd), names)}
+		}
+		return usageError{fmt.Errorf("%s needs %s, got %q", commandName(cmd), names, args)}
 	}
+}
+
+// commandName is the name of a command without that of the program, which
+// begins every message already.
+func commandName(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }

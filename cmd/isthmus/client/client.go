@@ -104,10 +104,13 @@ type Candidate struct {
 // newest, if there are several of one pod.
 func FindProxy(o serve.Overview, name string) (string, error) {
 	var found *xds.ProxyStatus
-	clusters := map[mesh.ClusterID]bool{}
+	clusters, alike := map[mesh.ClusterID]bool{}, map[string]bool{}
 	for i := range o.Proxies {
 		p := &o.Proxies[i]
 		if name != p.ID && name != string(p.Cluster)+"/"+p.ID && name != p.Connection {
+			if pod, _, _ := strings.Cut(p.ID, "."); pod == name {
+				alike[string(p.Cluster)+"/"+p.ID] = true
+			}
 			continue
 		}
 		clusters[p.Cluster] = true
@@ -116,6 +119,8 @@ func FindProxy(o serve.Overview, name string) (string, error) {
 		}
 	}
 	switch {
+	case found == nil && len(alike) > 0:
+		return "", fmt.Errorf("find proxy %q: the namespace is missing; name one of %s", name, strings.Join(slices.Sorted(maps.Keys(alike)), ", "))
 	case found == nil:
 		return "", fmt.Errorf("find proxy %q: it is not connected to this control plane; list those that are with: isthmus status", name)
 	case len(clusters) > 1:

@@ -120,5 +120,7 @@ func TestFindProxy(t *testing.T) {
 	_, err := client.FindProxy(o, "web.shop")
 	require.ErrorContains(t, err, "north/web.shop, south/web.shop")
 	_, err = client.FindProxy(o, "web")
+	require.ErrorContains(t, err, "the namespace is missing; name one of north/web.shop, south/web.shop")
+	_, err = client.FindProxy(o, "nope.shop")
 	require.ErrorContains(t, err, "isthmus status")
 }

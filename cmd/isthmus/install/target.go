@@ -42,13 +42,21 @@ func Connect(kubeconfig, contextName string) (*Target, error) {
 	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: contextName})
 	cfg, err := config.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("find the cluster: %w; name it with --kubeconfig and --context", err)
+		return nil, fmt.Errorf("find the cluster: %w", Unnamed(err))
 	}
 	name := contextName
 	if raw, err := config.RawConfig(); err == nil && name == "" {
 		name = raw.CurrentContext
 	}
 	return NewTarget(name, cfg)
+}
+
+// Unnamed says what to do about a kubeconfig that leads to no cluster.
+func Unnamed(err error) error {
+	if clientcmd.IsEmptyConfig(err) {
+		return errors.New("there is no kubeconfig: neither in $KUBECONFIG nor at ~/.kube/config; name one with --kubeconfig and --context")
+	}
+	return fmt.Errorf("%w; name it with --kubeconfig and --context", err)
 }
 
 // NewTarget returns a target for credentials.
