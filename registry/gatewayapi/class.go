@@ -22,7 +22,7 @@ func newClass(name, controller string) *class {
 		return &class{name: name}
 	case controllerRemote:
 		return &class{name: name, remote: true}
-	case controllerEastWest:
+	case ControllerEastWest:
 		return &class{name: name, eastWest: true}
 	}
 	return nil

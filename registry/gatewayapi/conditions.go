@@ -57,6 +57,9 @@ func (g *gateway) accepted() (v verdict, reason string) {
 	if len(g.refused) > 0 {
 		return verdict{string(gatewayv1.GatewayReasonUnsupportedAddress), "only addresses of type Hostname, naming a Service, and IPAddress are known, not " + strings.Join(g.refused, ", ")}, string(gatewayv1.GatewayReasonAccepted)
 	}
+	if why := g.made.Parameters; why != "" {
+		return verdict{string(gatewayv1.GatewayReasonInvalidParameters), why}, string(gatewayv1.GatewayReasonAccepted)
+	}
 	bad := 0
 	for _, l := range g.listeners {
 		if !l.accepted.ok() || !l.conflicted.ok() {
@@ -76,6 +79,9 @@ func (g *gateway) accepted() (v verdict, reason string) {
 func (g *gateway) programmed() verdict {
 	if g.class.remote {
 		return verdict{}
+	}
+	if g.made.Reason != "" {
+		return verdict{g.made.Reason, g.made.Message}
 	}
 	var missing []string
 	for _, n := range g.named {

@@ -29,7 +29,7 @@ import (
 const (
 	Controller         = "istio.io/gateway-controller"
 	controllerRemote   = "istio.io/unmanaged-gateway"
-	controllerEastWest = "istio.io/eastwest-controller"
+	ControllerEastWest = "istio.io/eastwest-controller"
 )
 
 // Classes that are there whether or not there is an object for them.
@@ -42,7 +42,7 @@ const (
 // Classes lists the classes that a control plane makes for its users, with the
 // controller of each.
 func Classes() map[string]string {
-	return map[string]string{ClassIstio: Controller, ClassRemote: controllerRemote, ClassEastWest: controllerEastWest}
+	return map[string]string{ClassIstio: Controller, ClassRemote: controllerRemote, ClassEastWest: ControllerEastWest}
 }
 
 // internalSuffix is part of the names of all objects that are derived.
@@ -83,6 +83,9 @@ type Input struct {
 	Service func(name Name, imported bool) *mesh.Service
 	// Credential tells what is known of a Secret or ConfigMap; nil for nothing.
 	Credential func(kind string, name Name) CredentialState
+	// Infrastructure tells what is known of the routers that are made for a Gateway;
+	// nil for nothing.
+	Infrastructure func(gateway Name) Infrastructure
 }
 
 // Result is what a translation gives.

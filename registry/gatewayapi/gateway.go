@@ -10,13 +10,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-const (
-	// annotationName overrides the name of the Service of a Gateway.
-	annotationName = "gateway.istio.io/name-override"
-	// labelGateway is on the pods that belong to a Gateway.
-	labelGateway = "gateway.networking.k8s.io/gateway-name"
-)
-
 // gateway is a Gateway that is ours to serve.
 type gateway struct {
 	object    *mesh.Object
@@ -33,6 +26,8 @@ type gateway struct {
 	byHand bool
 	// refused lists addresses that cannot be asked for.
 	refused []string
+	// made is what is known of routers that are made for it.
+	made Infrastructure
 }
 
 // readGateways reads all Gateways of our classes, and the fitness of their
@@ -48,6 +43,9 @@ func (t *translator) readGateways() {
 			continue
 		}
 		g := &gateway{object: o, name: Name{o.Key.Namespace, o.Key.Name}, spec: spec, class: c}
+		if t.in.Infrastructure != nil {
+			g.made = t.in.Infrastructure(g.name)
+		}
 		t.findServices(g)
 		for i := range spec.Listeners {
 			g.listeners = append(g.listeners, t.readListener(g, &spec.Listeners[i]))
@@ -58,7 +56,7 @@ func (t *translator) readGateways() {
 }
 
 // findServices finds the Services of a Gateway: those that it names as
-// addresses, else the one that is called NAME-CLASS.
+// addresses, else the one that is made for it.
 func (t *translator) findServices(g *gateway) {
 	if g.class.remote {
 		return
@@ -74,11 +72,7 @@ func (t *translator) findServices(g *gateway) {
 		}
 	}
 	if !g.byHand {
-		name := g.object.Annotations[annotationName]
-		if name == "" {
-			name = g.name.Name + "-" + string(g.spec.GatewayClassName)
-		}
-		g.named = []Name{{g.name.Namespace, name}}
+		g.named = []Name{{g.name.Namespace, g.routersName()}}
 	}
 	for _, n := range g.named {
 		if s := t.service(n, false); s != nil {
@@ -110,7 +104,7 @@ func (g *gateway) bindings() []routers {
 		}
 	}
 	if len(out) == 0 && !g.byHand {
-		out = []routers{{g.name.Namespace, map[string]string{labelGateway: g.name.Name}}}
+		out = []routers{{g.name.Namespace, map[string]string{LabelGateway: g.name.Name}}}
 	}
 	return out
 }

@@ -35,6 +35,9 @@ func (w *Writer) translate(ctx context.Context, cat *registry.Catalog) *gatewaya
 	in.Credential = func(kind string, n gatewayapi.Name) gatewayapi.CredentialState {
 		return w.credentials[gatewayapi.Credential{Kind: kind, Name: n}].state
 	}
+	if w.cfg.Routers != nil {
+		in.Infrastructure = w.cfg.Routers.State
+	}
 	res := gatewayapi.Translate(in)
 	changed := false
 	for c := range w.credentials {

@@ -48,11 +48,22 @@ type Config struct {
 	Dynamic dynamic.Interface
 	Client  kubernetes.Interface
 	Store   *registry.Store
+	// Routers makes routers for Gateways while this replica leads; nil for nobody.
+	Routers Routers
 	// Elect runs a function while this replica writes, and returns when the context
 	// ends; see [LeaseName]. Required.
 	Elect func(ctx context.Context, lead func(context.Context)) error
 	Clock func() time.Time // time.Now if nil
 	Log   *zap.Logger      // nothing if nil
+}
+
+// Routers makes routers for Gateways: see registry/gatewayapi/deploy.
+type Routers interface {
+	// Lead makes them until the context ends, and calls changed when State says
+	// something else.
+	Lead(ctx context.Context, changed func())
+	// State is what is known of the routers of a Gateway.
+	State(gatewayapi.Name) gatewayapi.Infrastructure
 }
 
 // Writer writes statuses for as long as it leads.
@@ -109,23 +120,31 @@ func (w *Writer) lead(ctx context.Context) {
 	w.log.Info("writing the status of gateways and routes")
 	w.attempts, w.credentials, w.classes = map[mesh.ObjectKey]*attempt{}, map[gatewayapi.Credential]knowledge{}, map[string]*attempt{}
 	wake := make(chan struct{}, 1)
-	wake <- struct{}{}
+	again := func() {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+	again()
 	cancel := w.cfg.Store.OnChange(func(c registry.Change) {
 		if concerns(&c) {
-			select {
-			case wake <- struct{}{}:
-			default:
-			}
+			again()
 		}
 	})
 	defer cancel()
-	again := time.NewTimer(look)
-	defer again.Stop()
+	if w.cfg.Routers != nil {
+		var routers sync.WaitGroup
+		defer routers.Wait()
+		routers.Go(func() { w.cfg.Routers.Lead(ctx, again) })
+	}
+	timer := time.NewTimer(look)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-again.C:
+		case <-timer.C:
 		case <-wake:
 			select {
 			case <-ctx.Done():
@@ -133,7 +152,7 @@ func (w *Writer) lead(ctx context.Context) {
 			case <-time.After(pause):
 			}
 		}
-		again.Reset(min(look, max(retryMin, w.writeAll(ctx))))
+		timer.Reset(min(look, max(retryMin, w.writeAll(ctx))))
 	}
 }
 
