@@ -81,6 +81,7 @@ type Settings struct {
 	Security  Security
 	Injection Injection
 	Machines  Machines
+	Gateways  Gateways
 }
 
 // istiod's default files for mesh settings; read only if they exist.
@@ -116,6 +117,7 @@ func Defaults(getenv func(string) string) Settings {
 		Security:           securityDefaults(getenv),
 		Injection:          injectionDefaults(getenv),
 		Machines:           machineDefaults(getenv),
+		Gateways:           gatewayDefaults(getenv),
 	}
 }
 

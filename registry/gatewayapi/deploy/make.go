@@ -17,6 +17,9 @@ import (
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
 
+// Template is that of injection which makes a proxy of a pod of routers.
+const Template = "gateway"
+
 // Labels and annotations that mean something here.
 const (
 	annotationAccount     = "gateway.istio.io/service-account"

@@ -126,7 +126,7 @@ func (m *maker) podAnnotations() map[string]string {
 			out[key] = value
 		}
 	}
-	out[annotationTemplates] = "gateway"
+	out[annotationTemplates] = Template
 	return out
 }
 

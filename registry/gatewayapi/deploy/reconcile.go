@@ -60,7 +60,9 @@ func (t *term) reconcile(ctx context.Context, n gatewayapi.Name) (again time.Dur
 func (t *term) gateway(ctx context.Context, n gatewayapi.Name) (*gatewayv1.Gateway, error) {
 	for _, v := range config.GatewayVersions(mesh.KindGatewayAPIGateway) {
 		api := t.c.cfg.Dynamic.Resource(schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: v, Resource: "gateways"}).Namespace(n.Namespace)
-		o, err := call(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) { return api.Get(ctx, n.Name, metav1.GetOptions{}) })
+		o, err := call(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+			return api.Get(ctx, n.Name, metav1.GetOptions{})
+		})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
@@ -214,7 +216,9 @@ func (j *job) parameters() (*corev1.ConfigMap, *refusal, error) {
 		return nil, no("infrastructure.parametersRef names a %s of group %q: want a ConfigMap", ref.Kind, ref.Group), nil
 	}
 	api := j.c.cfg.Dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace(j.name.Namespace)
-	o, err := call(j.ctx, func(ctx context.Context) (*unstructured.Unstructured, error) { return api.Get(ctx, ref.Name, metav1.GetOptions{}) })
+	o, err := call(j.ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return api.Get(ctx, ref.Name, metav1.GetOptions{})
+	})
 	if apierrors.IsNotFound(err) {
 		return nil, no("infrastructure.parametersRef names ConfigMap %s/%s, which is not there", j.name.Namespace, ref.Name), nil
 	}
@@ -243,7 +247,9 @@ func (j *job) read(o *Objects) error {
 			continue
 		}
 		api := j.c.cfg.Dynamic.Resource(k.gvr()).Namespace(j.name.Namespace)
-		have, err := call(j.ctx, func(ctx context.Context) (*unstructured.Unstructured, error) { return api.Get(ctx, name, metav1.GetOptions{}) })
+		have, err := call(j.ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+			return api.Get(ctx, name, metav1.GetOptions{})
+		})
 		switch {
 		case apierrors.IsNotFound(err):
 		case err != nil:

@@ -41,7 +41,7 @@ type term struct {
 
 	mu       sync.Mutex
 	records  map[gatewayapi.Name]*history // guarded by mu; each is used by one worker at a time
-	warnings map[string]bool             // guarded by mu
+	warnings map[string]bool              // guarded by mu
 }
 
 func newTerm(c *Controller, changed func()) *term {
