@@ -317,7 +317,9 @@ func (j *job) whose(o *unstructured.Unstructured) (whose owner, who string) {
 		return isOurs, ""
 	}
 	for _, r := range owners {
-		return isTheirs, fmt.Sprintf("%s %s", r.Kind, r.Name)
+		if r.UID != j.gw.UID {
+			return isTheirs, fmt.Sprintf("%s %s", r.Kind, r.Name)
+		}
 	}
 	for _, m := range o.GetManagedFields() {
 		return isTheirs, m.Manager

@@ -227,3 +227,35 @@ func TestMissingCredentials(t *testing.T) {
 	require.Contains(t, written(o), "there is no Secret edge/cert")
 	require.Equal(t, gatewayapi.CredentialMissing, s.w.credentials[gatewayapi.Credential{Kind: "Secret", Name: gatewayapi.Name{Namespace: "edge", Name: "cert"}}].state)
 }
+
+// routersOf knows one thing about every Gateway, and that it was asked to lead.
+type routersOf struct {
+	known gatewayapi.Infrastructure
+	led   chan func()
+}
+
+func (r *routersOf) Lead(ctx context.Context, changed func()) {
+	r.led <- changed
+	<-ctx.Done()
+}
+
+func (r *routersOf) State(gatewayapi.Name) gatewayapi.Infrastructure { return r.known }
+
+// TestRouters: who writes status has routers made, and writes what becomes of them.
+func TestRouters(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	routers := &routersOf{known: gatewayapi.Infrastructure{Reason: "Pending", Message: "no pod yet"}, led: make(chan func(), 1)}
+	s.w.cfg.Routers = routers
+	s.put("Gateway", "edge", "gw", map[string]any{"gatewayClassName": "istio", "listeners": []any{map[string]any{"name": "http", "port": int64(80), "protocol": "HTTP"}}})
+	s.read()
+	s.writes()
+	o := s.store.Catalog().Object(mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: "edge", Name: "gw"})
+	require.Contains(t, written(o), "no pod yet")
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.w.lead(ctx) }()
+	(<-routers.led)() // may be called at any time
+	stop()
+	<-done
+}
