@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -71,11 +72,49 @@ spec: {hosts: [outside.example.com], ports: [{number: 80, name: http, protocol: 
 		list, _, _ := unstructured.NestedSlice(o.Object, "status", "addresses")
 		return len(list) > 0
 	})
+	w.awaitRouters()
 	_, err = w.Clusters["east"].Client().CoreV1().Secrets(multicluster.SystemNamespace).Get(w.ctx, "istio-ca-secret", metav1.GetOptions{})
 	require.NoError(t, err, "the CA keeps its key")
 	for cluster, witness := range w.witnesses {
 		require.Empty(t, witness.Refused(), "the API server of cluster %s refused something: grant it in the chart, with its reason", cluster)
 	}
+}
+
+// awaitRouters has everything made that may be made for a Gateway, and a part of it
+// deleted.
+func (w *World) awaitRouters() {
+	w.t.Helper()
+	east := w.Clusters["east"]
+	parameters := func(data string) string {
+		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: options, namespace: shop}\ndata: {" + data + "}\n"
+	}
+	w.Apply("east", parameters(`podDisruptionBudget: "spec: {minAvailable: 1}", horizontalPodAutoscaler: "spec: {maxReplicas: 2}"`)+`
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: routers, namespace: shop}
+spec:
+  gatewayClassName: istio
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+  infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: options}}`)
+	gateways := east.Dynamic().Resource(schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gateways"}).Namespace("shop")
+	w.t.Cleanup(func() { _ = gateways.Delete(context.WithoutCancel(w.ctx), "routers", metav1.DeleteOptions{}) })
+	budget := func() bool {
+		_, err := east.Client().PolicyV1().PodDisruptionBudgets("shop").Get(w.ctx, "routers-istio", metav1.GetOptions{})
+		return err == nil
+	}
+	w.Eventually("the Gateway has routers", budget)
+	_, err := east.Client().AppsV1().Deployments("shop").Get(w.ctx, "routers-istio", metav1.GetOptions{})
+	require.NoError(w.t, err)
+	_, err = east.Client().AutoscalingV2().HorizontalPodAutoscalers("shop").Get(w.ctx, "routers-istio", metav1.GetOptions{})
+	require.NoError(w.t, err)
+	w.Apply("east", parameters(`podDisruptionBudget: "spec: {selector: null}"`))
+	w.Eventually("an Event says why not", func() bool {
+		list, err := east.Client().CoreV1().Events("shop").List(w.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=routers"})
+		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool { return strings.Contains(e.Message, "spec.selector is refused") })
+	})
+	w.Apply("east", parameters(`horizontalPodAutoscaler: "spec: {maxReplicas: 2}"`))
+	w.Eventually("the budget is gone", func() bool { return !budget() })
 }
 
 // TestConfigRights: the chart grants reading of every kind of configuration that
