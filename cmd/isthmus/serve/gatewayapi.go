@@ -52,7 +52,7 @@ func (c *Control) injects(namespace string, labels map[string]string, tags []str
 		return errors.New("this control plane runs no injection webhook")
 	}
 	if d := inject.Selected(labels, pod.Labels, tags[0], tags[1:]...); !d.Inject {
-		return fmt.Errorf("no webhook of revision %v is asked about pods of namespace %s: %s; label the Gateway, or the namespace, with a revision that is", tags, namespace, d.Reason)
+		return fmt.Errorf("no webhook of revision %v is asked about pods of namespace %s: %s; change the labels of the Gateway or of the namespace so that one is", tags, namespace, d.Reason)
 	}
 	config := c.injection.config()
 	if config == nil {

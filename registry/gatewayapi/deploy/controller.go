@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/record"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -32,6 +34,9 @@ const (
 	// calm is how long nothing must have been put back for the next time to come at
 	// once again.
 	calm = time.Minute
+	// patience is how long a term may take to look at a Gateway before its status is
+	// written without.
+	patience = 30 * time.Second
 	// look is how often parameters are looked at, and whatever is in the way.
 	look = 10 * time.Second
 )
@@ -66,7 +71,8 @@ type Controller struct {
 	log *zap.Logger
 
 	mu    sync.Mutex
-	known map[gatewayapi.Name]gatewayapi.Infrastructure // guarded by mu
+	since time.Time                                     // when this term began, zero out of terms; guarded by mu
+	known map[gatewayapi.Name]gatewayapi.Infrastructure // of Gateways that were looked at in this term; guarded by mu
 }
 
 // New returns a controller; it does nothing before [Controller.Lead].
@@ -83,11 +89,22 @@ func New(c Config) (*Controller, error) {
 	return &Controller{cfg: c, log: c.Log, known: map[gatewayapi.Name]gatewayapi.Infrastructure{}}, nil
 }
 
-// State is what is known of the routers of a Gateway.
-func (c *Controller) State(n gatewayapi.Name) gatewayapi.Infrastructure {
+// State is what is known of the routers of a Gateway. It is not settled as long as
+// this term has not looked at them: nothing should be said of them yet. If nothing
+// can be found out for long, nothing known is all there is.
+func (c *Controller) State(n gatewayapi.Name) (known gatewayapi.Infrastructure, settled bool) {
+	cat := c.cfg.Store.Catalog()
+	if !makesRouters(cat, specOf(cat.Object(mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: n.Namespace, Name: n.Name}))) {
+		return known, true
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.known[n]
+	known, settled = c.known[n]
+	return known, settled || !c.since.IsZero() && c.cfg.Clock().Sub(c.since) > patience
+}
+
+func makesRouters(cat *registry.Catalog, spec *gatewayv1.GatewaySpec) bool {
+	return spec != nil && gatewayapi.MakesRouters(gatewayapi.ControllerOf(cat.Objects, string(spec.GatewayClassName)), spec)
 }
 
 // know notes what is known of the routers of a Gateway, and reports whether it is
@@ -95,20 +112,25 @@ func (c *Controller) State(n gatewayapi.Name) gatewayapi.Infrastructure {
 func (c *Controller) know(n gatewayapi.Name, i gatewayapi.Infrastructure) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.known[n] == i {
+	if old, ok := c.known[n]; ok && old == i {
 		return false
 	}
-	if i == (gatewayapi.Infrastructure{}) {
-		delete(c.known, n)
-	} else {
-		c.known[n] = i
-	}
+	c.known[n] = i
 	return true
 }
 
-func (c *Controller) forgetAll() {
+// forget notes that a Gateway is no more.
+func (c *Controller) forget(n gatewayapi.Name) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.known, n)
+}
+
+// begin and end a term.
+func (c *Controller) begin(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.since = now
 	clear(c.known)
 }
 
@@ -116,7 +138,8 @@ func (c *Controller) forgetAll() {
 // [Controller.State] says something else. Call it from one place at a time, with
 // the primary read completely.
 func (c *Controller) Lead(ctx context.Context, changed func()) {
-	defer c.forgetAll()
+	c.begin(c.cfg.Clock())
+	defer c.begin(time.Time{})
 	t := newTerm(c, changed)
 	defer t.queue.ShutDown()
 	first := make(chan struct{}, 1)
@@ -151,12 +174,7 @@ func (c *Controller) Lead(ctx context.Context, changed func()) {
 // wanted reports whether there is any Gateway that routers are made for.
 func (t *term) wanted() bool {
 	cat := t.c.cfg.Store.Catalog()
-	for _, o := range cat.Objects(mesh.KindGatewayAPIGateway) {
-		if spec := specOf(o); spec != nil && gatewayapi.MakesRouters(gatewayapi.ControllerOf(cat.Objects, string(spec.GatewayClassName)), spec) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(cat.Objects(mesh.KindGatewayAPIGateway), func(o *mesh.Object) bool { return makesRouters(cat, specOf(o)) })
 }
 
 // heard queues the Gateways that a change concerns.

@@ -12,6 +12,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry"
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
 
@@ -128,6 +129,36 @@ func TestClassDefaults(t *testing.T) {
 	require.Equal(t, "b", x.classDefaults("istio").GetName())
 	require.Equal(t, "c", x.classDefaults("other").GetName())
 	require.Nil(t, x.classDefaults("none"))
+}
+
+// TestState: nothing is said of a Gateway's routers before this term has looked at
+// them, unless it cannot for long.
+func TestState(t *testing.T) {
+	t.Parallel()
+	store := registry.NewStore(registry.Config{Primary: "main"})
+	sink := store.NewSink("main")
+	sink.Replace(registry.Update{})
+	for name, class := range map[string]gatewayv1.ObjectName{"gw": "istio", "remote": "istio-remote"} {
+		key := mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: "edge", Name: name}
+		sink.Apply(registry.Update{Objects: []registry.ObjectState{{Key: key, Object: &mesh.Object{Key: key, Value: &gatewayv1.GatewaySpec{GatewayClassName: class}}}}})
+	}
+	now := time.Unix(1000, 0)
+	c := &Controller{cfg: Config{Store: store, Clock: func() time.Time { return now }}, known: map[gatewayapi.Name]gatewayapi.Infrastructure{}}
+	n := gatewayapi.Name{Namespace: "edge", Name: "gw"}
+	settled := func(n gatewayapi.Name) bool { _, ok := c.State(n); return ok }
+	require.True(t, settled(gatewayapi.Name{Namespace: "edge", Name: "remote"}), "nothing is made for it")
+	require.True(t, settled(gatewayapi.Name{Namespace: "edge", Name: "none"}))
+	require.False(t, settled(n))
+	c.begin(now)
+	require.False(t, settled(n))
+	now = now.Add(patience + time.Second)
+	require.True(t, settled(n))
+	c.begin(now)
+	require.True(t, c.know(n, gatewayapi.Infrastructure{}), "that nothing is wrong is news the first time")
+	require.False(t, c.know(n, gatewayapi.Infrastructure{}))
+	require.True(t, settled(n))
+	c.forget(n)
+	require.False(t, settled(n))
 }
 
 // TestDue: what is new is applied at once, what has to be put back again and again

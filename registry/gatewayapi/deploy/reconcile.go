@@ -26,7 +26,8 @@ func (t *term) reconcile(ctx context.Context, n gatewayapi.Name) (again time.Dur
 	cat := t.c.cfg.Store.Catalog()
 	spec := specOf(cat.Object(mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: n.Namespace, Name: n.Name}))
 	if spec == nil {
-		t.forget(n)
+		t.drop(n)
+		t.c.forget(n)
 		return 0, nil
 	}
 	gw, err := t.gateway(ctx, n)
@@ -36,16 +37,16 @@ func (t *term) reconcile(ctx context.Context, n gatewayapi.Name) (again time.Dur
 	labels := t.namespaceLabels(n.Namespace)
 	names := t.answersTo()
 	if gw == nil || gw.DeletionTimestamp != nil || !mine(gw.Labels, labels, names) {
-		t.forget(n) // others care for it, or the garbage collector will
+		t.drop(n) // others care for it, or the garbage collector will
 		return 0, nil
 	}
 	controller := gatewayapi.ControllerOf(cat.Objects, string(gw.Spec.GatewayClassName))
 	if controller == "" {
-		t.forget(n) // nobody knows what is meant: what is there stays
+		t.drop(n) // nobody knows what is meant: what is there stays
 		return 0, nil
 	}
 	if !gatewayapi.MakesRouters(controller, &gw.Spec) {
-		t.forget(n)
+		t.drop(n)
 		return 0, t.clean(ctx, gw, nil)
 	}
 	in := Input{Gateway: gw, Controller: controller, CopyMetadata: t.c.cfg.CopyMetadata, Class: t.classParameters(string(gw.Spec.GatewayClassName))}

@@ -231,7 +231,9 @@ func (t *term) history(n gatewayapi.Name) *history {
 	return r
 }
 
-func (t *term) forget(n gatewayapi.Name) {
+// drop forgets what was written for a Gateway that is not ours to care for, of
+// which nothing is known.
+func (t *term) drop(n gatewayapi.Name) {
 	t.mu.Lock()
 	delete(t.records, n)
 	t.mu.Unlock()

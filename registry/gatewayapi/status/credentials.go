@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
@@ -35,8 +36,15 @@ func (w *Writer) translate(ctx context.Context, cat *registry.Catalog) *gatewaya
 	in.Credential = func(kind string, n gatewayapi.Name) gatewayapi.CredentialState {
 		return w.credentials[gatewayapi.Credential{Kind: kind, Name: n}].state
 	}
+	w.unsettled = map[mesh.ObjectKey]struct{}{}
 	if w.cfg.Routers != nil {
-		in.Infrastructure = w.cfg.Routers.State
+		in.Infrastructure = func(n gatewayapi.Name) gatewayapi.Infrastructure {
+			known, settled := w.cfg.Routers.State(n)
+			if !settled {
+				w.unsettled[mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: n.Namespace, Name: n.Name}] = struct{}{}
+			}
+			return known
+		}
 	}
 	res := gatewayapi.Translate(in)
 	changed := false

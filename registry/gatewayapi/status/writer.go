@@ -62,8 +62,9 @@ type Routers interface {
 	// Lead makes them until the context ends, and calls changed when State says
 	// something else.
 	Lead(ctx context.Context, changed func())
-	// State is what is known of the routers of a Gateway.
-	State(gatewayapi.Name) gatewayapi.Infrastructure
+	// State is what is known of the routers of a Gateway; nothing is said of one that
+	// is not settled.
+	State(gatewayapi.Name) (known gatewayapi.Infrastructure, settled bool)
 }
 
 // Writer writes statuses for as long as it leads.
@@ -74,6 +75,9 @@ type Writer struct {
 	attempts    map[mesh.ObjectKey]*attempt
 	credentials map[gatewayapi.Credential]knowledge
 	classes     map[string]*attempt
+	// unsettled are the Gateways of whose routers nothing was known when statuses
+	// were last worked out.
+	unsettled map[mesh.ObjectKey]struct{}
 }
 
 // attempt remembers when an object was last written, and what for.
@@ -188,6 +192,9 @@ func (w *Writer) writeAll(ctx context.Context) time.Duration {
 		for _, o := range cat.Objects(k.Kind) {
 			if ctx.Err() != nil {
 				return look
+			}
+			if _, wait := w.unsettled[o.Key]; wait {
+				continue // its status stays as it is
 			}
 			if err := w.write(ctx, k, o, res.Statuses[o.Key], &wait); err != nil && ctx.Err() == nil {
 				w.log.Warn("status is not written, trying again", zap.Stringer("object", o.Origin), zap.Error(err))

@@ -230,8 +230,9 @@ func TestMissingCredentials(t *testing.T) {
 
 // routersOf knows one thing about every Gateway, and that it was asked to lead.
 type routersOf struct {
-	known gatewayapi.Infrastructure
-	led   chan func()
+	known   gatewayapi.Infrastructure
+	settled bool
+	led     chan func()
 }
 
 func (r *routersOf) Lead(ctx context.Context, changed func()) {
@@ -239,7 +240,9 @@ func (r *routersOf) Lead(ctx context.Context, changed func()) {
 	<-ctx.Done()
 }
 
-func (r *routersOf) State(gatewayapi.Name) gatewayapi.Infrastructure { return r.known }
+func (r *routersOf) State(gatewayapi.Name) (gatewayapi.Infrastructure, bool) {
+	return r.known, r.settled
+}
 
 // TestRouters: who writes status has routers made, and writes what becomes of them.
 func TestRouters(t *testing.T) {
@@ -249,7 +252,9 @@ func TestRouters(t *testing.T) {
 	s.w.cfg.Routers = routers
 	s.put("Gateway", "edge", "gw", map[string]any{"gatewayClassName": "istio", "listeners": []any{map[string]any{"name": "http", "port": int64(80), "protocol": "HTTP"}}})
 	s.read()
-	s.writes()
+	require.Zero(t, s.writes(), "nothing is said before anything is known")
+	routers.settled = true
+	require.Equal(t, 1+3, s.writes(), "the Gateway, and the classes that were made")
 	o := s.store.Catalog().Object(mesh.ObjectKey{Kind: mesh.KindGatewayAPIGateway, Namespace: "edge", Name: "gw"})
 	require.Contains(t, written(o), "no pod yet")
 	ctx, stop := context.WithCancel(t.Context())
