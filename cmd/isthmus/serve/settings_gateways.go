@@ -1,7 +1,5 @@
 package serve
 
-import "strconv"
-
 // Gateways are the settings of routers for Gateways of the Kubernetes Gateway
 // API. They come from the environment, under istiod's names.
 type Gateways struct {
@@ -16,9 +14,4 @@ type Gateways struct {
 func gatewayDefaults(getenv func(string) string) Gateways {
 	return Gateways{Deploy: !isFalse(getenv("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER")),
 		CopyMetadata: !isFalse(getenv("PILOT_ENABLE_GATEWAY_API_COPY_LABELS_ANNOTATIONS"))}
-}
-
-func isFalse(s string) bool {
-	v, err := strconv.ParseBool(s)
-	return err == nil && !v
 }
