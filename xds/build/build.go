@@ -59,6 +59,8 @@ type View struct {
 	// Tracer is the tracing section of the proxy's own configuration (PROXY_CONFIG),
 	// the zero value if it has none.
 	Tracer Tracer
+	// Tuning is what else the proxy's own settings say, see [Tuning].
+	Tuning Tuning
 	// Sidecar is the Sidecar object that says what the proxy sees and serves, the
 	// zero value if none does.
 	Sidecar ObjectName

@@ -13,6 +13,7 @@ import (
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -38,6 +39,8 @@ type filters struct {
 	port uint16
 	// istio: the proxy has Istio's filters.
 	istio bool
+	// own are the sections of the proxy's own configuration that are in force.
+	own *meshconfig.ProxyConfig
 	// stats are the configurations of filters that keep Istio's metrics.
 	stats        []proto.Message
 	plugins      []*wasmPlugin
@@ -46,7 +49,7 @@ type filters struct {
 }
 
 func newFilters(in Inputs, v View, dir Direction, port uint16) (*filters, error) {
-	f := &filters{in: in, v: v, dir: dir, port: port, istio: v.Dialect == mesh.DialectIstio}
+	f := &filters{in: in, v: v, dir: dir, port: port, istio: v.Dialect == mesh.DialectIstio, own: v.Tuning.config()}
 	if f.istio {
 		f.stats, f.plugins = istioStats(in, v, dir), plugins(in, v)
 	}
@@ -71,19 +74,27 @@ func networkFilter(name string, config proto.Message) (*listenerv3.Filter, error
 
 // tcp makes a chain that passes bytes to an upstream.
 func (f *filters) tcp(upstream string) ([]*listenerv3.Filter, error) {
-	return f.tcpLogged(upstream, f.logs)
+	return f.tcpFilters(&tcpproxyv3.TcpProxy{
+		StatPrefix:       upstream,
+		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
+		AccessLog:        f.logs,
+		IdleTimeout:      f.idle(),
+	})
+}
+
+// idle is how long connections may be idle, nil for Envoy's default.
+func (f *filters) idle() *durationpb.Duration {
+	if !f.v.Tuning.idles {
+		return nil
+	}
+	return duration(f.v.Tuning.idle)
 }
 
 // blackHole makes a chain that drops connections, without a word in the log.
 func (f *filters) blackHole() ([]*listenerv3.Filter, error) {
-	return f.tcpLogged(UpstreamBlackHole, nil)
-}
-
-func (f *filters) tcpLogged(upstream string, logs []*accesslogv3.AccessLog) ([]*listenerv3.Filter, error) {
 	return f.tcpFilters(&tcpproxyv3.TcpProxy{
-		StatPrefix:       upstream,
-		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
-		AccessLog:        logs,
+		StatPrefix:       UpstreamBlackHole,
+		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: UpstreamBlackHole},
 	})
 }
 
@@ -148,14 +159,11 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 b
 	normalizePath(h, f.in.Catalog.Settings.Mesh)
 	if f.dir == DirectionInbound {
 		h.ServerName = serverHeader
-		h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_APPEND_FORWARD
-		h.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
-			Subject: boolean(true), Dns: true, Uri: true,
-		}
 	}
 	if f.v.Kind == mesh.ProxyRouter {
 		f.atEdge(h)
 	}
+	f.tune(h)
 	n, err := networkFilter(hcmName, h)
 	if err != nil {
 		return nil, err
@@ -179,7 +187,8 @@ func inline(r *routev3.RouteConfiguration) *hcmv3.HttpConnectionManager {
 func (f *filters) httpFilters() []*hcmv3.HttpFilter {
 	var out []*hcmv3.HttpFilter
 	if f.istio {
-		out = append(out, httpFilter(metadataExchangeName, httpMetadataExchange(f.dir)))
+		inMesh := f.own.GetProxyHeaders().GetMetadataExchangeHeaders().GetMode() == meshconfig.ProxyConfig_ProxyHeaders_IN_MESH
+		out = append(out, httpFilter(metadataExchangeName, httpMetadataExchange(f.dir, inMesh)))
 	}
 	out = append(out, f.httpPlugins()...)
 	out = append(out, httpFilter("envoy.filters.http.grpc_stats", &grpcstatsv3.FilterConfig{
@@ -193,7 +202,8 @@ func (f *filters) httpFilters() []*hcmv3.HttpFilter {
 	for _, config := range f.stats {
 		out = append(out, httpFilter(statsName, config))
 	}
-	return append(out, httpFilter(routerName, &routerv3.Router{}))
+	quiet := f.own.GetProxyHeaders().GetEnvoyDebugHeaders().GetDisabled().GetValue()
+	return append(out, httpFilter(routerName, &routerv3.Router{SuppressEnvoyHeaders: quiet}))
 }
 
 func httpFilter(name string, config proto.Message) *hcmv3.HttpFilter {

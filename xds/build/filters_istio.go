@@ -33,9 +33,15 @@ func tcpMetadataExchange() proto.Message {
 	})
 }
 
-// httpMetadataExchange does so for HTTP, in headers.
-func httpMetadataExchange(d Direction) proto.Message {
+// httpMetadataExchange does so for HTTP, in headers. inMesh keeps them from
+// servers outside the mesh.
+func httpMetadataExchange(d Direction, inMesh bool) proto.Message {
 	headers := structValue(map[string]*structpb.Value{"istio_headers": structValue(nil)})
+	told := headers
+	if inMesh && d == DirectionOutbound {
+		told = structValue(map[string]*structpb.Value{"istio_headers": structValue(map[string]*structpb.Value{
+			"skip_external_clusters": structpb.NewBoolValue(true)})})
+	}
 	workloads := structValue(map[string]*structpb.Value{"workload_discovery": structValue(nil)})
 	side := "upstream"
 	if d == DirectionInbound {
@@ -43,7 +49,7 @@ func httpMetadataExchange(d Direction) proto.Message {
 	}
 	return typedStruct(httpMetadataExchangeURL, map[string]*structpb.Value{
 		side + "_discovery":   listValue(headers, workloads),
-		side + "_propagation": listValue(headers),
+		side + "_propagation": listValue(told),
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -19,7 +18,7 @@ import (
 func routerNames(in Inputs, v View) []string {
 	var out []string
 	for _, p := range routerPorts(in, v) {
-		if slices.ContainsFunc(p.servers, func(s *gatewayServer) bool { return s.leads(in, v) }) {
+		if v.Tuning.binds(p.listen) && slices.ContainsFunc(p.servers, func(s *gatewayServer) bool { return s.leads(in, v) }) {
 			out = append(out, p.name(v))
 		}
 	}
@@ -56,7 +55,7 @@ func (x *gatewayServer) stream(in Inputs, v View) *streamScope {
 func routerListener(in Inputs, v View, name string) (*listenerv3.Listener, error) {
 	ports := routerPorts(in, v)
 	i := slices.IndexFunc(ports, func(p *gatewayPort) bool { return p.name(v) == name })
-	if i < 0 {
+	if i < 0 || !v.Tuning.binds(ports[i].listen) {
 		return nil, nil
 	}
 	p := ports[i]
@@ -81,7 +80,7 @@ func routerListener(in Inputs, v View, name string) (*listenerv3.Listener, error
 	} else {
 		l.AdditionalAddresses = secondWildcard(v, p.listen)
 	}
-	if topology(in).GetProxyProtocol() != nil {
+	if f.own.GetGatewayTopology().GetProxyProtocol() != nil {
 		l.ListenerFilters = append(l.ListenerFilters, &listenerv3.ListenerFilter{Name: "envoy.filters.listener.proxy_protocol",
 			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: mustAny(&proxyprotocolv3.ProxyProtocol{})}})
 	}
@@ -179,27 +178,15 @@ func (f *filters) atEdge(h *hcmv3.HttpConnectionManager) {
 	h.ServerName = serverHeader
 	h.UseRemoteAddress = boolean(true)
 	h.HttpProtocolOptions = &corev3.Http1ProtocolOptions{}
-	h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
-	h.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
-		Subject: wrapperspb.Bool(true), Cert: true, Dns: true, Uri: true,
-	}
-	t := topology(f.in)
+	t := f.own.GetGatewayTopology()
 	h.XffNumTrustedHops = t.GetNumTrustedProxies()
-	switch t.GetForwardClientCertDetails() {
-	case meshconfig.ForwardClientCertDetails_SANITIZE:
-		h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE
-	case meshconfig.ForwardClientCertDetails_FORWARD_ONLY:
-		h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_FORWARD_ONLY
-	case meshconfig.ForwardClientCertDetails_APPEND_FORWARD:
-		h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_APPEND_FORWARD
-	case meshconfig.ForwardClientCertDetails_ALWAYS_FORWARD_ONLY:
-		h.ForwardClientCertDetails = hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY
+	h.ForwardClientCertDetails = forwardDetails(t.GetForwardClientCertDetails(), hcmv3.HttpConnectionManager_SANITIZE_SET)
+	switch h.ForwardClientCertDetails {
+	case hcmv3.HttpConnectionManager_SANITIZE_SET, hcmv3.HttpConnectionManager_APPEND_FORWARD: // only these say anything of the client
+		h.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
+			Subject: wrapperspb.Bool(true), Cert: true, Dns: true, Uri: true,
+		}
 	}
-}
-
-// topology is what stands before the mesh's routers.
-func topology(in Inputs) *meshconfig.Topology {
-	return in.Catalog.Settings.Mesh.GetDefaultConfig().GetGatewayTopology()
 }
 
 // routerAffected tells which of a router's listeners a change may concern. What

@@ -84,7 +84,7 @@ func (b *routerBuilder) host(h mesh.Hostname, port uint16) *routev3.VirtualHost 
 	if vh := b.hosts[h]; vh != nil {
 		return vh
 	}
-	vh := &routev3.VirtualHost{Name: string(h) + ":" + strconv.Itoa(int(port)), Domains: []string{hostDomain(h)}, IncludeRequestAttemptCount: true}
+	vh := &routev3.VirtualHost{Name: string(h) + ":" + strconv.Itoa(int(port)), Domains: []string{hostDomain(h)}, IncludeRequestAttemptCount: !b.v.Tuning.routes.uncounted}
 	b.hosts[h] = vh
 	b.order = append(b.order, vh)
 	return vh

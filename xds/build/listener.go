@@ -112,10 +112,10 @@ func (Listeners) ListView(v View) View {
 	case v.Dialect == mesh.DialectGRPC:
 		return View{Kind: v.Kind, Dialect: v.Dialect}
 	case v.Kind == mesh.ProxyRouter:
-		return View{Kind: v.Kind, Namespace: v.Namespace, Labels: v.Labels, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound, Patches: v.Patches}
+		return View{Kind: v.Kind, Namespace: v.Namespace, Labels: v.Labels, IPv4: v.IPv4, IPv6: v.IPv6, Inbound: v.Inbound, Patches: v.Patches, Tuning: v.Tuning.binding()}
 	}
 	p := View{Kind: v.Kind, Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: v.Namespace,
-		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception), DNSCapture: v.DNSCapture, Patches: v.Patches}
+		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception), DNSCapture: v.DNSCapture, Patches: v.Patches, Tuning: v.Tuning.binding()}
 	if p.Interception == mesh.InterceptNone {
 		p.Inbound = v.Inbound // whose ports are not to be taken
 	}
@@ -129,7 +129,7 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 		return p
 	}
 	p.Patches = projectPatches(in, v, name, listenerPatches(name))
-	p.Plugins, p.Telemetry = v.Plugins, v.Telemetry
+	p.Plugins, p.Telemetry, p.Tuning = v.Plugins, v.Telemetry, v.Tuning.listening()
 	if needsProviders(in, v) { // whether the proxy knows them
 		p.Namespace, p.Sidecar = v.Namespace, v.Sidecar
 	}
@@ -210,6 +210,9 @@ func (Listeners) Build(in Inputs, v View, name string) (proto.Message, error) {
 	if l == nil {
 		l, _ = added[*listenerv3.Listener](in, v, networking.EnvoyFilter_LISTENER, name)
 	} else {
+		if v.Dialect != mesh.DialectGRPC {
+			tuneListener(v, l)
+		}
 		l = patchListener(in, v, l)
 	}
 	if l == nil {

@@ -187,7 +187,22 @@ func drawProxy(t *rapid.T) *mesh.Proxy {
 	if rapid.Bool().Draw(t, "traced") {
 		p.ProxyConfig = map[string]any{"tracing": map[string]any{}}
 	}
+	drawTuning(t, p)
 	return p
+}
+
+// drawTuning adds settings of the proxy's own.
+func drawTuning(t *rapid.T, p *mesh.Proxy) {
+	p.Metadata = rapid.SampledFrom([]map[string]any{nil, nil, {"HTTP10": "1", "IDLE_TIMEOUT": "1s"}, {"UNPRIVILEGED_POD": "true"},
+		{"HTTP_PROXY_PORT": "15002"}}).Draw(t, "metadata")
+	if rapid.IntRange(0, 3).Draw(t, "tuned") == 0 {
+		p.ProxyConfig = map[string]any{
+			"proxyHeaders": map[string]any{"attemptCount": map[string]any{"disabled": true}, "preserveHttp1HeaderCase": true,
+				"xForwardedHost": map[string]any{"enabled": true}},
+			"connectionSettings": map[string]any{"profile": "EDGE"},
+			"gatewayTopology":    map[string]any{"numTrustedProxies": 1},
+		}
+	}
 }
 
 // candidates names everything that a proxy might be asked for in a random mesh.
@@ -207,7 +222,7 @@ func candidates(g Generator) []string {
 		}
 		out = append(out, n, grpcServerPrefix+"[::]:"+n)
 	}
-	return append(out, ListenerVirtualInbound, ListenerVirtualOutbound, "", "nonsense")
+	return append(out, ListenerVirtualInbound, ListenerVirtualOutbound, "127.0.0.1_15002", "http_proxy", "", "nonsense")
 }
 
 func buildAll(t *rapid.T, in Inputs, v View, g Generator) map[string]proto.Message {

@@ -45,6 +45,7 @@ func (Routes) ListView(View) View { return View{} }
 // Project implements [Generator].
 func (Routes) Project(in Inputs, v View, name string) View {
 	p := projectRoutes(in, v, name)
+	p.Tuning = v.Tuning.routing()
 	p.Patches = projectPatches(in, v, name, routePatches())
 	return p
 }
@@ -185,7 +186,7 @@ func portRoutes(in Inputs, v View, name string, port uint16) (*routev3.RouteConf
 		}
 	}
 	for i := range ruled {
-		if h := ruled[i].virtualHost(port, taken); h != nil {
+		if h := ruled[i].virtualHost(v, port, taken); h != nil {
 			hosts = append(hosts, h)
 		}
 	}

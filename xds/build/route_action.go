@@ -195,6 +195,7 @@ func (s *routeScope) action(rule httpRule, out *routev3.Route, authority string)
 	if authority != "" {
 		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: authority}
 	}
+	a.AppendXForwardedHost = s.v.Tuning.routes.forwardedHost // where the host is rewritten
 	s.mirrors(a, rule)
 	sticky, ok := s.destinations(a, rule, out)
 	if !ok {

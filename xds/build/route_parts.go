@@ -104,11 +104,11 @@ func (b *routeBuilder) virtualHost(host mesh.Hostname, domains []string) (*route
 		return nil, nil
 	}
 	routes, err := b.routesOf(host)
-	return routedHost(host, b.port, domains, routes), err
+	return routedHost(b.v, host, b.port, domains, routes), err
 }
 
-func routedHost(host mesh.Hostname, port uint16, domains []string, routes []*routev3.Route) *routev3.VirtualHost {
-	return &routev3.VirtualHost{Name: sniffedRoute(host, port), Domains: domains, IncludeRequestAttemptCount: true, Routes: routes}
+func routedHost(v View, host mesh.Hostname, port uint16, domains []string, routes []*routev3.Route) *routev3.VirtualHost {
+	return &routev3.VirtualHost{Name: sniffedRoute(host, port), Domains: domains, IncludeRequestAttemptCount: !v.Tuning.routes.uncounted, Routes: routes}
 }
 
 // catchAll is the virtual host for hosts that the mesh does not know: they are
@@ -118,14 +118,14 @@ func catchAll(in Inputs, v View) *routev3.VirtualHost {
 	everything := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
 	if registryOnly(in, v) {
 		return &routev3.VirtualHost{
-			Name: blockAll, Domains: []string{"*"}, IncludeRequestAttemptCount: true,
+			Name: blockAll, Domains: []string{"*"}, IncludeRequestAttemptCount: !v.Tuning.routes.uncounted,
 			Routes: []*routev3.Route{{Name: blockAll, Match: everything, Action: &routev3.Route_DirectResponse{
 				DirectResponse: &routev3.DirectResponseAction{Status: blockedStatus},
 			}}},
 		}
 	}
 	return &routev3.VirtualHost{
-		Name: allowAny, Domains: []string{"*"}, IncludeRequestAttemptCount: true,
+		Name: allowAny, Domains: []string{"*"}, IncludeRequestAttemptCount: !v.Tuning.routes.uncounted,
 		Routes: []*routev3.Route{{Name: allowAny, Match: everything, Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: elsewhere(in, v)},
 			Timeout:          duration(0),

@@ -31,7 +31,7 @@ type ruledHost struct {
 
 // virtualHost has the routes for the domains that the host was allotted; nil if
 // there are none.
-func (r *ruledHost) virtualHost(port uint16, taken domainSet) *routev3.VirtualHost {
+func (r *ruledHost) virtualHost(v View, port uint16, taken domainSet) *routev3.VirtualHost {
 	domains := slices.DeleteFunc(r.domains, func(d string) bool {
 		mine := taken[d] == any(r)
 		if mine {
@@ -42,7 +42,7 @@ func (r *ruledHost) virtualHost(port uint16, taken domainSet) *routev3.VirtualHo
 	if len(domains) == 0 {
 		return nil
 	}
-	return routedHost(r.host, port, domains, r.routes)
+	return routedHost(v, r.host, port, domains, r.routes)
 }
 
 // ruledHosts lists the virtual hosts of a port that are no services', in the

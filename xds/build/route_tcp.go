@@ -270,7 +270,7 @@ func named(chains []*listenerv3.FilterChain) bool {
 // stream makes the filters of a chain that passes bytes to the upstreams of a
 // route. What the DestinationRule of the first says of connections holds.
 func (f *filters) stream(r *streamRoute) ([]*listenerv3.Filter, error) {
-	t := &tcpproxyv3.TcpProxy{StatPrefix: r.to[0].upstream.String(), AccessLog: f.logs}
+	t := &tcpproxyv3.TcpProxy{StatPrefix: r.to[0].upstream.String(), AccessLog: f.logs, IdleTimeout: f.idle()}
 	if len(r.to) == 1 {
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: r.to[0].name()}
 	} else {

@@ -99,6 +99,9 @@ func (Upstreams) ListView(v View) View {
 // Project implements [Generator].
 func (Upstreams) Project(in Inputs, v View, name string) View {
 	p := projectUpstream(in, v, name)
+	if name != UpstreamBlackHole {
+		p.Tuning = v.Tuning.dialling()
+	}
 	p.Patches = projectPatches(in, v, name, []networking.EnvoyFilter_ApplyTo{networking.EnvoyFilter_CLUSTER})
 	return p
 }
@@ -267,6 +270,7 @@ func outboundUpstream(in Inputs, v View, id UpstreamID) (*clusterv3.Cluster, err
 	if err := d.announce(x.policy.GetProxyProtocol()); err != nil {
 		return nil, err
 	}
+	d.tune(v.Tuning.dial, x.port.Protocol)
 	return d.finish(), nil
 }
 

@@ -7,6 +7,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 const httpOptionsName = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -74,6 +76,29 @@ func (d *draft) http2() *corev3.Http2ProtocolOptions {
 	return d.http.GetUseDownstreamProtocolConfig().GetHttp2ProtocolOptions()
 }
 
+// tune applies a proxy's own settings.
+func (d *draft) tune(t dialTuning, p mesh.Protocol) {
+	if t.buffers {
+		d.PerConnectionBufferLimitBytes = u32(t.buffer)
+	}
+	if !t.keepCase {
+		return
+	}
+	switch o := d.http.GetUpstreamProtocolOptions().(type) {
+	case *httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
+		o.UseDownstreamProtocolConfig.HttpProtocolOptions = &corev3.Http1ProtocolOptions{HeaderKeyFormat: preserveCase()}
+	case nil:
+		if p.IsHTTP() {
+			d.options().UpstreamProtocolOptions = http1Only(&corev3.Http1ProtocolOptions{HeaderKeyFormat: preserveCase()})
+		}
+	}
+}
+
+func http1Only(o *corev3.Http1ProtocolOptions) *httpv3.HttpProtocolOptions_ExplicitHttpConfig_ {
+	return &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+		ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: o}}}
+}
+
 // finish packs the upstream. Envoy wants to be told a version of HTTP by whom
 // says anything about it: HTTP/1.1 unless it is another.
 func (d *draft) finish() *clusterv3.Cluster {
@@ -81,13 +106,7 @@ func (d *draft) finish() *clusterv3.Cluster {
 		return d.Cluster
 	}
 	if d.http.UpstreamProtocolOptions == nil {
-		d.http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
-			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
-					HttpProtocolOptions: &corev3.Http1ProtocolOptions{},
-				},
-			},
-		}
+		d.http.UpstreamProtocolOptions = http1Only(&corev3.Http1ProtocolOptions{})
 	}
 	d.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptionsName: mustAny(d.http)}
 	return d.Cluster

@@ -159,5 +159,6 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 	if rule != nil {
 		nameOrigin(u.Cluster, rule.origin)
 	}
+	u.tune(v.Tuning.dial, mesh.Protocol(targets[0].Protocol))
 	return u.finish()
 }

@@ -52,6 +52,7 @@ func staticUpstream(in Inputs, v View, name string) *clusterv3.Cluster {
 	} else {
 		u.UpstreamBindConfig = inboundSource(v)
 	}
+	u.tune(v.Tuning.dial, mesh.ProtocolAuto)
 	return u.finish()
 }
 

@@ -43,5 +43,6 @@ func sniUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 		assigned(d.Cluster)
 	}
 	d.applyPolicy(in, x)
+	d.tune(v.Tuning.dial, mesh.ProtocolTCP)
 	return d.finish()
 }

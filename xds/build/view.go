@@ -2,7 +2,6 @@ package build
 
 import (
 	"cmp"
-	"encoding/json"
 	"maps"
 	"net/netip"
 	"slices"
@@ -38,6 +37,7 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 		Node:        p.NodeName,
 		Tracer:      MakeTracer(p.ProxyConfig["tracing"]),
 		DNSCapture:  p.DNSCapture,
+		Tuning:      deriveTuning(in, p),
 	}
 	if w != nil {
 		if v.Locality.IsZero() {
@@ -192,16 +192,7 @@ func inboundSpec(in Inputs, p *mesh.Proxy, w *mesh.Workload) InboundSpec {
 // metadataPort reads a port that an agent sends as a number or as text; 0 if
 // it is neither.
 func metadataPort(m map[string]any, key string) uint16 {
-	var s string
-	switch x := m[key].(type) {
-	case string:
-		s = x
-	case json.Number:
-		s = x.String()
-	case float64:
-		s = strconv.FormatFloat(x, 'f', -1, 64)
-	}
-	n, err := strconv.ParseUint(s, 10, 16)
+	n, err := strconv.ParseUint(metadataScalar(m, key), 10, 16)
 	if err != nil {
 		return 0
 	}
