@@ -8,8 +8,10 @@ import (
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	mongov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/mongo_proxy/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/proto"
@@ -22,6 +24,7 @@ import (
 const (
 	hcmName      = "envoy.filters.network.http_connection_manager"
 	tcpProxyName = "envoy.filters.network.tcp_proxy"
+	mongoName    = "envoy.filters.network.mongo_proxy"
 	faultName    = "envoy.filters.http.fault"
 	routerName   = "envoy.filters.http.router"
 
@@ -72,14 +75,15 @@ func networkFilter(name string, config proto.Message) (*listenerv3.Filter, error
 	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}, nil
 }
 
-// tcp makes a chain that passes bytes to an upstream.
-func (f *filters) tcp(upstream string) ([]*listenerv3.Filter, error) {
+// tcp makes a chain that passes bytes to an upstream. p is the protocol of the
+// port, which may have a filter that counts what it understands.
+func (f *filters) tcp(upstream string, p mesh.Protocol) ([]*listenerv3.Filter, error) {
 	return f.tcpFilters(&tcpproxyv3.TcpProxy{
 		StatPrefix:       upstream,
 		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
 		AccessLog:        f.logs,
 		IdleTimeout:      f.idle(),
-	})
+	}, p)
 }
 
 // idle is how long connections may be idle, nil for Envoy's default.
@@ -95,11 +99,11 @@ func (f *filters) blackHole() ([]*listenerv3.Filter, error) {
 	return f.tcpFilters(&tcpproxyv3.TcpProxy{
 		StatPrefix:       UpstreamBlackHole,
 		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: UpstreamBlackHole},
-	})
+	}, mesh.ProtocolTCP)
 }
 
 // tcpFilters makes the filters of a chain that ends in a TCP proxy.
-func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy) ([]*listenerv3.Filter, error) {
+func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy, protocol mesh.Protocol) ([]*listenerv3.Filter, error) {
 	out, err := f.prelude()
 	if err != nil {
 		return nil, err
@@ -111,6 +115,13 @@ func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy) ([]*listenerv3.Filter, erro
 			return nil, err
 		}
 		out = append(out, s)
+	}
+	if protocol == mesh.ProtocolMongo {
+		m, err := networkFilter(mongoName, &mongov3.MongoProxy{StatPrefix: t.GetStatPrefix()})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
 	}
 	p, err := networkFilter(tcpProxyName, t)
 	if err != nil {
@@ -129,9 +140,9 @@ func (f *filters) prelude() ([]*listenerv3.Filter, error) {
 }
 
 // http makes a chain that routes requests. The caller gives the name for
-// statistics and where the routes come from; http2 says that clients speak
-// HTTP/2 from the first byte.
-func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 bool) ([]*listenerv3.Filter, error) {
+// statistics and where the routes come from; p is the protocol of the port as
+// far as it is one for all that is served there.
+func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, p mesh.Protocol) ([]*listenerv3.Filter, error) {
 	out, err := f.prelude()
 	if err != nil {
 		return nil, err
@@ -144,7 +155,7 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 b
 	h := &hcmv3.HttpConnectionManager{
 		StatPrefix:         stat,
 		RouteSpecifier:     routes.RouteSpecifier,
-		HttpFilters:        f.httpFilters(),
+		HttpFilters:        f.httpFilters(p),
 		AccessLog:          f.logs,
 		Tracing:            spans,
 		UpgradeConfigs:     []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
@@ -153,7 +164,7 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, http2 b
 		Proxy_100Continue:  true,
 		RequestIdExtension: ids,
 	}
-	if http2 {
+	if f.dir == DirectionInbound && p.IsHTTP2() {
 		h.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{}
 	}
 	normalizePath(h, f.in.Catalog.Settings.Mesh)
@@ -184,13 +195,16 @@ func inline(r *routev3.RouteConfiguration) *hcmv3.HttpConnectionManager {
 }
 
 // httpFilters lists the HTTP filters in the order in which requests pass them.
-func (f *filters) httpFilters() []*hcmv3.HttpFilter {
+func (f *filters) httpFilters(p mesh.Protocol) []*hcmv3.HttpFilter {
 	var out []*hcmv3.HttpFilter
 	if f.istio {
 		inMesh := f.own.GetProxyHeaders().GetMetadataExchangeHeaders().GetMode() == meshconfig.ProxyConfig_ProxyHeaders_IN_MESH
 		out = append(out, httpFilter(metadataExchangeName, httpMetadataExchange(f.dir, inMesh)))
 	}
 	out = append(out, f.httpPlugins()...)
+	if p == mesh.ProtocolGRPCWeb {
+		out = append(out, httpFilter("envoy.filters.http.grpc_web", &grpcwebv3.GrpcWeb{}))
+	}
 	out = append(out, httpFilter("envoy.filters.http.grpc_stats", &grpcstatsv3.FilterConfig{
 		EmitFilterState:        true,
 		PerMethodStatSpecifier: &grpcstatsv3.FilterConfig_StatsForAllMethods{StatsForAllMethods: boolean(false)},

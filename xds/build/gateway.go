@@ -194,6 +194,12 @@ func (p *gatewayPort) takes(x *gatewayServer) bool {
 	return true
 }
 
+// protocol is what the server speaks inside of any TLS.
+func (x *gatewayServer) protocol() mesh.Protocol {
+	p, _ := mesh.ParseProtocol(x.spec.GetPort().GetProtocol())
+	return p
+}
+
 // redirects reports whether plain HTTP is sent to HTTPS.
 func (x *gatewayServer) redirects() bool { return x.spec.GetTls().GetHttpsRedirect() }
 

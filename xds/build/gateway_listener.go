@@ -130,7 +130,7 @@ func (x *gatewayServer) httpChain(f *filters, listener string, used chainSet) ([
 	if !ok {
 		return nil, nil
 	}
-	http, err := f.http("outbound_"+listener+";", byRDS(x.routeName()), false)
+	http, err := f.http("outbound_"+listener+";", byRDS(x.routeName()), x.protocol())
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (x *gatewayServer) streamChains(f *filters, routes []streamRoute, used chai
 		if !ok {
 			continue
 		}
-		filters, err := f.stream(&r)
+		filters, err := f.stream(&r, x.protocol())
 		if err != nil {
 			return nil, err
 		}

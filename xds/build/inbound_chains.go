@@ -80,11 +80,11 @@ func targetChains(v View, t InboundTarget) inboundTo {
 //	other TLS   (none)            TCP                 TCP
 func (f *filters) portChains(to inboundTo) ([]*listenerv3.FilterChain, error) {
 	f.port = to.port
-	tcp, err := f.tcp(to.upstream)
+	tcp, err := f.tcp(to.upstream, to.protocol)
 	if err != nil {
 		return nil, err
 	}
-	http, err := f.http(to.stat, inline(inboundRoutes(to)), to.protocol.IsHTTP2())
+	http, err := f.http(to.stat, inline(inboundRoutes(to)), to.protocol)
 	if err != nil {
 		return nil, err
 	}

@@ -26,11 +26,11 @@ func httpListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) 
 	if !captured {
 		addr = loopback(v)
 	}
-	routes, err := f.http(outboundStat(addr, port), byRDS(strconv.Itoa(int(port))), false)
+	routes, err := f.http(outboundStat(addr, port), byRDS(strconv.Itoa(int(port))), spokenFirst(in, v, port))
 	if err != nil {
 		return nil, err
 	}
-	other, err := f.tcp(elsewhere(in, v))
+	other, err := f.tcp(elsewhere(in, v), mesh.ProtocolTCP)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func streamListener(in Inputs, v View, s *mesh.Service, addr string, port uint16
 		}
 		return l, nil
 	}
-	routes, err := f.http(outboundStat(addr, port), byRDS(sniffedRoute(s.Key.Hostname, port)), false)
+	routes, err := f.http(outboundStat(addr, port), byRDS(sniffedRoute(s.Key.Hostname, port)), mesh.ProtocolAuto)
 	if err != nil {
 		return nil, err
 	}

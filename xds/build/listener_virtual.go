@@ -29,7 +29,7 @@ func virtualOutbound(in Inputs, v View) (*listenerv3.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest, err := f.tcp(elsewhere(in, v))
+	rest, err := f.tcp(elsewhere(in, v), mesh.ProtocolTCP)
 	if err != nil {
 		return nil, err
 	}

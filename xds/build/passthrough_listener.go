@@ -135,7 +135,7 @@ func passthroughChains(f *filters, port uint16) ([]*listenerv3.FilterChain, erro
 }
 
 func passthroughChain(f *filters, sni string) (*listenerv3.FilterChain, error) {
-	tcp, err := f.tcp(sni)
+	tcp, err := f.tcp(sni, mesh.ProtocolTLS) // which it is, whatever is within
 	if err != nil {
 		return nil, err
 	}

@@ -196,7 +196,7 @@ func (f *filters) streamChains(at served, names []string, ranges []netip.Prefix,
 		if !ok {
 			continue
 		}
-		filters, err := f.stream(&r)
+		filters, err := f.stream(&r, at.port.Protocol)
 		if err != nil {
 			return nil, err
 		}
@@ -269,7 +269,7 @@ func named(chains []*listenerv3.FilterChain) bool {
 
 // stream makes the filters of a chain that passes bytes to the upstreams of a
 // route. What the DestinationRule of the first says of connections holds.
-func (f *filters) stream(r *streamRoute) ([]*listenerv3.Filter, error) {
+func (f *filters) stream(r *streamRoute, p mesh.Protocol) ([]*listenerv3.Filter, error) {
 	t := &tcpproxyv3.TcpProxy{StatPrefix: r.to[0].upstream.String(), AccessLog: f.logs, IdleTimeout: f.idle()}
 	if len(r.to) == 1 {
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: r.to[0].name()}
@@ -282,7 +282,7 @@ func (f *filters) stream(r *streamRoute) ([]*listenerv3.Filter, error) {
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
 	}
 	f.limitStream(t, r.to[0].upstream)
-	return f.tcpFilters(t)
+	return f.tcpFilters(t, p)
 }
 
 // limitStream applies what a DestinationRule says of the connections to an

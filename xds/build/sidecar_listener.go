@@ -76,7 +76,7 @@ func boundRoutes(in Inputs, v View) []uint16 {
 	}
 	var out []uint16
 	for i := range scope.egress {
-		if e := &scope.egress[i]; e.fixed() && mesh.Protocol(e.protocol).IsHTTP() {
+		if e := &scope.egress[i]; e.fixed() && e.protocol.IsHTTP() {
 			out = append(out, e.port)
 		}
 	}
@@ -97,9 +97,9 @@ func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener
 	}
 	addr := at.addr.String()
 	var chains []*listenerv3.FilterChain
-	if mesh.Protocol(e.protocol).IsHTTP() {
+	if e.protocol.IsHTTP() {
 		var filters []*listenerv3.Filter
-		filters, err = f.http(outboundStat(addr, at.port), byRDS(strconv.Itoa(int(at.port))), false)
+		filters, err = f.http(outboundStat(addr, at.port), byRDS(strconv.Itoa(int(at.port))), e.protocol)
 		chains = []*listenerv3.FilterChain{{Filters: filters, TransportSocketConnectTimeout: duration(connectTimeout)}}
 	} else {
 		found, _ := findServed(in, v, services[0].Key.Hostname, at.port)

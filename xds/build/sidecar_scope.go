@@ -31,7 +31,7 @@ type sidecarScope struct {
 type egress struct {
 	// port is 0 for all ports.
 	port     uint16
-	protocol string
+	protocol mesh.Protocol
 	// bind is the address that the listener is bound to, "" for where the services
 	// themselves are.
 	bind string
@@ -99,7 +99,8 @@ func newSidecarScope(o *mesh.Object, s *networking.Sidecar) *sidecarScope {
 	for _, l := range s.GetEgress() {
 		e := egress{bind: l.GetBind(), direct: l.GetCaptureMode() == networking.CaptureMode_NONE}
 		if n := l.GetPort().GetNumber(); n > 0 && n <= 65535 {
-			e.port, e.protocol = uint16(n), strings.ToUpper(l.GetPort().GetProtocol())
+			e.port = uint16(n)
+			e.protocol, _ = mesh.ParseProtocol(l.GetPort().GetProtocol())
 		}
 		for _, h := range l.GetHosts() {
 			e.add(h)

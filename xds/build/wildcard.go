@@ -97,6 +97,20 @@ func sharePort(in Inputs, v View, number uint16) sharedPort {
 	return out
 }
 
+// spokenFirst is the version of HTTP that the oldest service speaks that the
+// listener of a port for all addresses serves; "" for none.
+func spokenFirst(in Inputs, v View, number uint16) mesh.Protocol {
+	var first *mesh.Service
+	var spoken mesh.Protocol
+	for _, s := range in.Catalog.OnPort(number) {
+		p, ok := inPlace(in, v, s, number)
+		if ok && p.Protocol.IsHTTP() && (first == nil || older(s, first) < 0) {
+			first, spoken = s, p.Protocol
+		}
+	}
+	return spoken
+}
+
 // onlyHTTP reports whether the listener of a port for all addresses serves
 // nothing but HTTP, so that it names no service.
 func onlyHTTP(in Inputs, v View, number uint16) bool {
@@ -157,7 +171,7 @@ func newSharedBuilder(in Inputs, v View, port uint16) (*sharedBuilder, error) {
 
 func (b *sharedBuilder) build(p *sharedPort) (*listenerv3.Listener, error) {
 	if p.http {
-		if err := b.http(strconv.Itoa(int(b.port)), nil); err != nil {
+		if err := b.http(strconv.Itoa(int(b.port)), spokenFirst(b.in, b.v, b.port), nil); err != nil {
 			return nil, err
 		}
 	}
@@ -179,8 +193,8 @@ func (b *sharedBuilder) build(p *sharedPort) (*listenerv3.Listener, error) {
 }
 
 // http adds a chain for what turns out to be plain HTTP.
-func (b *sharedBuilder) http(route string, ranges []*corev3.CidrRange) error {
-	filters, err := b.filters.http(outboundStat(wildcard(b.v), b.port), byRDS(route), false)
+func (b *sharedBuilder) http(route string, p mesh.Protocol, ranges []*corev3.CidrRange) error {
+	filters, err := b.filters.http(outboundStat(wildcard(b.v), b.port), byRDS(route), p)
 	if err != nil {
 		return err
 	}
@@ -205,13 +219,13 @@ func (b *sharedBuilder) service(r ranged) error {
 	if r.port.Protocol != mesh.ProtocolAuto {
 		return nil
 	}
-	return b.http(sniffedRoute(r.service.Key.Hostname, b.port), cidrRanges(r.ranges))
+	return b.http(sniffedRoute(r.service.Key.Hostname, b.port), mesh.ProtocolAuto, cidrRanges(r.ranges))
 }
 
 // rest says what becomes of connections that no chain takes.
 func (b *sharedBuilder) rest(p *sharedPort) error {
 	if p.rest == nil {
-		filters, err := b.filters.tcp(elsewhere(b.in, b.v))
+		filters, err := b.filters.tcp(elsewhere(b.in, b.v), mesh.ProtocolTCP)
 		b.l.DefaultFilterChain = &listenerv3.FilterChain{Name: passthroughChainName, FilterChainMatch: &listenerv3.FilterChainMatch{}, Filters: filters}
 		return err
 	}
@@ -222,7 +236,7 @@ func (b *sharedBuilder) rest(p *sharedPort) error {
 	}
 	b.asks = b.asks || named(chains)
 	if at.Protocol == mesh.ProtocolAuto && !p.http {
-		if err := b.http(sniffedRoute(p.rest.Key.Hostname, b.port), nil); err != nil {
+		if err := b.http(sniffedRoute(p.rest.Key.Hostname, b.port), mesh.ProtocolAuto, nil); err != nil {
 			return err
 		}
 	}
