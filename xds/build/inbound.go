@@ -43,6 +43,9 @@ type InboundTarget struct {
 	// "" for where the client meant to go.
 	Sidecar  string `json:"sidecar,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
+	// Bind is the address at which the proxy itself binds the port, "" for one at
+	// which traffic is intercepted.
+	Bind string `json:"bind,omitempty"`
 }
 
 // Inbound is a comparable handle of an [InboundSpec]: handles of equal specs

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -44,7 +45,7 @@ func inboundChains(f *filters, listen uint16) ([]*listenerv3.FilterChain, []uint
 	}}
 	last := listen
 	for _, t := range f.v.Inbound.Spec().Targets {
-		if t.Target == last || t.Target == listen { // the oldest service of a port decides
+		if t.Bind != "" || t.Target == last || t.Target == listen { // the oldest service of a port decides
 			continue
 		}
 		last = t.Target
@@ -64,7 +65,7 @@ func inboundChains(f *filters, listen uint16) ([]*listenerv3.FilterChain, []uint
 }
 
 func targetChains(v View, t InboundTarget) inboundTo {
-	name := listenerName(wildcard(v), t.Target)
+	name := listenerName(cmp.Or(t.Bind, wildcard(v)), t.Target)
 	return inboundTo{
 		port: t.Target, protocol: mesh.Protocol(t.Protocol), upstream: UpstreamName(DirectionInbound, t.Target, "", ""),
 		httpName: name, tcpName: name, stat: "inbound_" + name + ";", host: t.Hostname, servicePort: t.Port, sidecar: t.Sidecar,

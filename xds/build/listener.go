@@ -30,10 +30,11 @@ const (
 //   - for gRPC an API listener per service port and a server listener per port
 //     that a server asks for. gRPC asks by name only.
 //
-// A sidecar without interception (NONE) has no virtual listeners: its HTTP
-// listeners bind their ports on the loopback address, except those that the
-// workload itself or its agent serves. TCP ports need interception, because a
-// proxy cannot bind a virtual IP.
+// A sidecar without interception (NONE) has no virtual listeners: the listeners
+// of its ports bind them on the loopback address, except those that the workload
+// itself or its agent serves. What does not speak HTTP or TLS there goes to one
+// service, as nothing tells it from others. A Sidecar may have ports of the
+// workload bound, too.
 type Listeners struct{}
 
 var _ Generator = Listeners{}
@@ -60,6 +61,9 @@ func listenerNames(in Inputs, v View) []string {
 
 func sidecarNames(in Inputs, v View) []string {
 	names := map[string]struct{}{}
+	for _, n := range ingressListeners(v) {
+		names[n] = struct{}{}
+	}
 	if v.Interception == mesh.InterceptNone {
 		for port := range wildcardPorts(in, v) {
 			if loopbackPort(in, v, port) {
@@ -98,7 +102,7 @@ func wildcardPorts(in Inputs, v View) map[uint16]struct{} {
 				continue
 			}
 			seen[p.Number] = struct{}{}
-			if at := sharePort(in, v, p.Number); at.http || at.streams() && v.Interception != mesh.InterceptNone {
+			if at := sharePort(in, v, p.Number); at.http || at.streams() {
 				out[p.Number] = struct{}{}
 			}
 		}
@@ -116,8 +120,8 @@ func (Listeners) ListView(v View) View {
 	}
 	p := View{Kind: v.Kind, Cluster: v.Cluster, Network: v.Network, NetworkView: v.NetworkView, Namespace: v.Namespace,
 		Sidecar: v.Sidecar, IPv4: v.IPv4, IPv6: v.IPv6, Interception: captured(v.Interception), DNSCapture: v.DNSCapture, Patches: v.Patches, Tuning: v.Tuning.binding()}
-	if p.Interception == mesh.InterceptNone {
-		p.Inbound = v.Inbound // whose ports are not to be taken
+	if p.Interception == mesh.InterceptNone || len(ingressListeners(v)) > 0 {
+		p.Inbound = v.Inbound // whose ports are not to be taken, or are bound
 	}
 	return p
 }
@@ -160,12 +164,16 @@ func projectListener(in Inputs, v View, name string) View {
 	case name == ListenerVirtualInbound:
 		p.IPv4, p.IPv6, p.Interception, p.Inbound = v.IPv4, v.IPv6, v.Interception, v.Inbound
 	default:
+		at, ok := parseListenerName(name)
+		if _, bound := ingressListener(v, at); ok && bound {
+			p.IPv4, p.IPv6, p.Interception, p.Inbound = v.IPv4, v.IPv6, v.Interception, v.Inbound
+			return p
+		}
 		p.Namespace, p.Sidecar = v.Namespace, v.Sidecar
 		p.IPv4, p.IPv6, p.Interception = v.IPv4, v.IPv6, captured(v.Interception)
 		if p.Interception == mesh.InterceptNone {
 			p.Inbound = v.Inbound
 		}
-		at, ok := parseListenerName(name)
 		p.DNSCapture = ok && v.DNSCapture && autoAddressed(in, at.port)
 		if ok {
 			p.Labels = v.Labels.Only(streamLabels(in, v, at.port))
@@ -234,6 +242,9 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 	}
 	at, isAddress := parseListenerName(name)
 	if isAddress && v.Kind == mesh.ProxySidecar {
+		if t, ok := ingressListener(v, at); ok {
+			return boundInbound(in, v, t)
+		}
 		if e := boundEgress(in, v, at); e != nil {
 			return boundListener(in, v, e, at)
 		}
@@ -245,7 +256,7 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 		switch {
 		case v.Interception == mesh.InterceptNone:
 			if isAddress && at.addr.String() == loopback(v) && loopbackPort(in, v, at.port) {
-				return httpListener(in, v, at.port)
+				return wildcardListener(in, v, at.port)
 			}
 		case name == ListenerVirtualOutbound:
 			return virtualOutbound(in, v)

@@ -138,10 +138,13 @@ func loopback(v View) string {
 	return "127.0.0.1"
 }
 
-// loopbackPort reports whether a proxy without interception may bind a port: it
-// has HTTP, and neither the workload nor the agent serves it.
+// loopbackPort reports whether a proxy without interception may bind a port:
+// something is served there, by neither the workload nor the agent.
 func loopbackPort(in Inputs, v View, port uint16) bool {
-	if reserved(in, port) || !speaksHTTP(in, v, port) {
+	if reserved(in, port) || !v.Tuning.binds(port) {
+		return false
+	}
+	if at := sharePort(in, v, port); !at.http && !at.streams() {
 		return false
 	}
 	spec := v.Inbound.Spec()

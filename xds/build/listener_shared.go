@@ -106,6 +106,11 @@ func onPorts(ports []uint16) *listenerv3.ListenerFilterChainMatchPredicate {
 	}}
 }
 
+// notOnPorts matches connections to any other than the ports.
+func notOnPorts(ports []uint16) *listenerv3.ListenerFilterChainMatchPredicate {
+	return &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_NotMatch{NotMatch: onPorts(ports)}}
+}
+
 // secondWildcard is the IPv6 wildcard of a proxy that has both families, in
 // addition to [wildcard].
 func secondWildcard(v View, port uint16) []*listenerv3.AdditionalAddress {

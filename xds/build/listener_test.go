@@ -106,7 +106,10 @@ func TestInterceptionModes(t *testing.T) {
 		v.Interception = mesh.InterceptNone
 		v.Inbound = MakeInbound(InboundSpec{Targets: []InboundTarget{{Target: 9000}}})
 	})
-	require.Equal(t, []string{"127.0.0.1_80"}, Listeners{}.List(l.in(), none), "HTTP on the loopback address, but not on the workload's own port")
+	require.Equal(t, []string{"127.0.0.1_5432", "127.0.0.1_7000", "127.0.0.1_80"}, Listeners{}.List(l.in(), none),
+		"on the loopback address, but not on the workload's own port, nor for what dials where the client meant to go")
+	require.Equal(t, "outbound|5432||db.shop.svc.cluster.local", upstreamOf(t, l.listener(t, none, "127.0.0.1_5432")))
+	require.Nil(t, l.listener(t, none, "127.0.0.1_5432").(*listenerv3.Listener).GetBindToPort())
 	own := l.listener(t, none, "127.0.0.1_80").(*listenerv3.Listener)
 	require.Nil(t, own.GetBindToPort(), "binds its port")
 	require.Equal(t, "127.0.0.1", own.GetAddress().GetSocketAddress().GetAddress())

@@ -85,6 +85,34 @@ func virtualInbound(in Inputs, v View) (*listenerv3.Listener, error) {
 	}, nil
 }
 
+// boundInbound makes the listener of one port of the workload that the proxy binds
+// itself, as a Sidecar asks for: the chains of that port alone.
+func boundInbound(in Inputs, v View, t InboundTarget) (*listenerv3.Listener, error) {
+	f, err := newFilters(in, v, DirectionInbound, t.Target)
+	if err != nil {
+		return nil, err
+	}
+	chains, err := f.portChains(targetChains(v, t))
+	if err != nil {
+		return nil, err
+	}
+	l := &listenerv3.Listener{
+		Name:                                 listenerName(t.Bind, t.Target),
+		Address:                              socketAddress(t.Bind, t.Target),
+		TrafficDirection:                     inboundTraffic,
+		AccessLog:                            f.listenerLogs,
+		ListenerFilters:                      []*listenerv3.ListenerFilter{tlsInspector(notOnPorts([]uint16{t.Target}))},
+		ListenerFiltersTimeout:               detectionTimeout(in.Catalog),
+		ContinueOnListenerFiltersTimeout:     true,
+		FilterChains:                         chains,
+		MaxConnectionsToAcceptPerSocketEvent: u32(1),
+	}
+	if mesh.Protocol(t.Protocol) == mesh.ProtocolAuto {
+		l.ListenerFilters = append(l.ListenerFilters, httpInspector(nil))
+	}
+	return l, nil
+}
+
 // transparent lets a listener take connections to foreign addresses, as TPROXY
 // delivers them.
 func transparent(v View) *wrapperspb.BoolValue {

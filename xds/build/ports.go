@@ -265,17 +265,10 @@ func numbers(s *mesh.Service) []uint16 {
 
 // hasNoAddress reports whether a service has nothing that could be listened on.
 // An exported Service that no cluster imports is not meant to be: whoever exports
-// one must not take over what others send to its port.
+// one must not take over what others send to its port. Without interception
+// nothing that is sent to an address comes by.
 func hasNoAddress(v View, s *mesh.Service) bool {
-	return !s.Key.Hostname.InClusterSet() && len(addresses(v, s)) == 0 && len(s.Lead.Prefixes) == 0 && (!s.Lead.Headless() || anywhere(s))
-}
-
-// speaksHTTP reports whether the view sees a service with HTTP on the port.
-func speaksHTTP(in Inputs, v View, number uint16) bool {
-	return slices.ContainsFunc(in.Catalog.OnPort(number), func(s *mesh.Service) bool {
-		p, ok := inPlace(in, v, s, number)
-		return ok && p.Protocol.IsHTTP()
-	})
+	return !s.Key.Hostname.InClusterSet() && v.Interception == mesh.InterceptNone || !s.Key.Hostname.InClusterSet() && len(addresses(v, s)) == 0 && len(s.Lead.Prefixes) == 0 && (!s.Lead.Headless() || anywhere(s))
 }
 
 // reserved reports whether a port belongs to the proxy itself: a second

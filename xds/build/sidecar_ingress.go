@@ -20,7 +20,7 @@ import (
 // it its name in telemetry.
 
 // ingressTargets replaces what a workload serves by what its Sidecar says.
-func ingressTargets(scope *sidecarScope, p *mesh.Proxy, served []InboundTarget) []InboundTarget {
+func ingressTargets(scope *sidecarScope, v View, p *mesh.Proxy, served []InboundTarget) []InboundTarget {
 	var out []InboundTarget
 	for _, l := range scope.spec.GetIngress() {
 		number := l.GetPort().GetNumber()
@@ -37,9 +37,58 @@ func ingressTargets(scope *sidecarScope, p *mesh.Proxy, served []InboundTarget) 
 		}
 		t.Target, t.Protocol = uint16(number), string(ingressProtocol(l.GetPort()))
 		t.Endpoint, t.Sidecar = ingressEndpoint(l.GetDefaultEndpoint(), p), scope.object.Key.Namespace+"/"+scope.object.Key.Name
+		t.Bind = ingressBind(l, v, p)
 		out = append(out, t)
 	}
 	slices.SortStableFunc(out, func(a, b InboundTarget) int { return int(a.Target) - int(b.Target) })
+	return out
+}
+
+// ingressBind is where an ingress listener is bound to its port, "" for one that
+// is served by interception: what its captureMode says, else what holds for the
+// proxy. Without an address it is the workload's own.
+func ingressBind(l *networking.IstioIngressListener, v View, p *mesh.Proxy) string {
+	switch l.GetCaptureMode() {
+	case networking.CaptureMode_NONE:
+	case networking.CaptureMode_DEFAULT:
+		if v.Interception != mesh.InterceptNone {
+			return ""
+		}
+	default:
+		return ""
+	}
+	if a, err := netip.ParseAddr(l.GetBind()); err == nil {
+		return a.String()
+	}
+	for _, a := range p.Addresses {
+		if a.IsGlobalUnicast() {
+			return a.Unmap().String()
+		}
+	}
+	return wildcard(v)
+}
+
+// ingressListener finds the port that is bound at an address; false if none is.
+func ingressListener(v View, at place) (t InboundTarget, ok bool) {
+	if v.Kind != mesh.ProxySidecar || v.Inbound == (Inbound{}) {
+		return t, false
+	}
+	for _, t := range v.Inbound.Spec().Targets {
+		if t.Bind != "" && t.Target == at.port && t.Bind == at.addr.String() {
+			return t, v.Tuning.binds(t.Target)
+		}
+	}
+	return t, false
+}
+
+// ingressListeners lists the names of the listeners of ports that are bound.
+func ingressListeners(v View) []string {
+	var out []string
+	for _, t := range v.Inbound.Spec().Targets {
+		if t.Bind != "" && v.Tuning.binds(t.Target) {
+			out = append(out, listenerName(t.Bind, t.Target))
+		}
+	}
 	return out
 }
 
@@ -73,7 +122,10 @@ func ingressEndpoint(at string, p *mesh.Proxy) string {
 			return net.JoinHostPort(a.String(), port)
 		}
 	}
-	return ""
+	if addr.Is4() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return net.JoinHostPort("::1", port)
 }
 
 const unixPrefix = "unix://"

@@ -25,7 +25,7 @@ func boundListeners(in Inputs, v View) []string {
 	var out []string
 	for i := range scope.egress {
 		e := &scope.egress[i]
-		if at, ok := e.place(v); ok && len(e.services(in, v)) > 0 && !reserved(in, at.port) {
+		if at, ok := e.place(v); ok && len(e.services(in, v)) > 0 && e.bindable(in, v) {
 			out = append(out, listenerName(at.addr.String(), at.port))
 		}
 	}
@@ -39,6 +39,14 @@ func (e *egress) place(v View) (place, bool) {
 	}
 	addr, err := netip.ParseAddr(cmp.Or(e.bind, loopback(v)))
 	return place{addr, e.port}, err == nil
+}
+
+// dialled reports whether clients dial the listener itself.
+func (e *egress) dialled(v View) bool { return e.direct || v.Interception == mesh.InterceptNone }
+
+// bindable reports whether the proxy may listen on the port.
+func (e *egress) bindable(in Inputs, v View) bool {
+	return !reserved(in, e.port) && (!e.dialled(v) || v.Tuning.binds(e.port))
 }
 
 // boundEgress finds the egress listener that is bound to an address; nil if none is.
@@ -88,7 +96,7 @@ func boundRoutes(in Inputs, v View) []uint16 {
 // apart by host, else all connections go to the oldest service.
 func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener, error) {
 	services := e.services(in, v)
-	if len(services) == 0 || reserved(in, at.port) {
+	if len(services) == 0 || !e.bindable(in, v) {
 		return nil, nil
 	}
 	f, err := newFilters(in, v, DirectionOutbound, at.port)
@@ -109,7 +117,7 @@ func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener
 		return nil, err
 	}
 	l := outboundListener(in, addr, at.port)
-	if e.direct || v.Interception == mesh.InterceptNone {
+	if e.dialled(v) {
 		l.BindToPort = nil
 	}
 	l.FilterChains = chains

@@ -26,13 +26,14 @@ func inboundNames(v View) []string {
 }
 
 // inboundPorts lists the ports of the workload that the proxy serves. Without
-// interception there are none: the workload binds them itself.
+// interception these are the ones that a Sidecar has it bind: the workload binds
+// the others itself.
 func inboundPorts(v View) []uint16 {
-	if v.Interception == mesh.InterceptNone {
-		return nil
-	}
 	var out []uint16
 	for _, t := range v.Inbound.Spec().Targets { // ordered by target port
+		if v.Interception == mesh.InterceptNone && t.Bind == "" {
+			continue
+		}
 		if len(out) == 0 || out[len(out)-1] != t.Target {
 			out = append(out, t.Target)
 		}
@@ -54,10 +55,12 @@ func portsOnly(v View) Inbound {
 
 // targetsAt lists the service ports that a port of the workload serves.
 func targetsAt(v View, port uint16) []InboundTarget {
-	if v.Dialect == mesh.DialectGRPC || v.Kind == mesh.ProxyRouter || v.Interception == mesh.InterceptNone {
+	if v.Dialect == mesh.DialectGRPC || v.Kind == mesh.ProxyRouter {
 		return nil
 	}
-	return slices.DeleteFunc(v.Inbound.Spec().Targets, func(t InboundTarget) bool { return t.Target != port })
+	return slices.DeleteFunc(v.Inbound.Spec().Targets, func(t InboundTarget) bool {
+		return t.Target != port || v.Interception == mesh.InterceptNone && t.Bind == ""
+	})
 }
 
 func projectInbound(in Inputs, v View, port uint16) View {

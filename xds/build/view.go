@@ -58,7 +58,7 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 	selectPolicies(in, p, w, &v)
 	spec := inboundSpec(in, p, w)
 	if s := sidecarOf(in, v); s != nil && len(s.spec.GetIngress()) > 0 && v.Dialect != mesh.DialectGRPC {
-		spec.Targets = ingressTargets(s, p, spec.Targets)
+		spec.Targets = ingressTargets(s, v, p, spec.Targets)
 	}
 	v.Inbound = MakeInbound(spec)
 	return v

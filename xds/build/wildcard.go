@@ -67,6 +67,7 @@ func sharePort(in Inputs, v View, number uint16) sharedPort {
 		case !ok:
 		case p.Protocol.IsHTTP():
 			out.http = true
+		case v.Interception == mesh.InterceptNone && dialsOriginal(s): // it would dial itself
 		case onWildcard(v, s, p):
 			list = append(list, ranged{served: served{s, p}})
 		}
@@ -77,7 +78,7 @@ func sharePort(in Inputs, v View, number uint16) sharedPort {
 		named := speaksTLS(r.port) && r.service.Key.Hostname != "*"
 		for _, prefix := range r.service.Lead.Prefixes {
 			_, no := taken[prefix]
-			if no && !named || !hasFamily(v, prefix.Addr()) {
+			if no && !named || !hasFamily(v, prefix.Addr()) || v.Interception == mesh.InterceptNone {
 				continue
 			}
 			if !named {
@@ -134,9 +135,9 @@ func wildcardListener(in Inputs, v View, port uint16) (*listenerv3.Listener, err
 		}
 		return httpListener(in, v, port)
 	case !shared.http && len(shared.named)+len(shared.ranged) == 0:
-		l, err := streamListener(in, v, shared.rest, wildcard(v), port)
+		l, err := streamListener(in, v, shared.rest, everywhere(v), port)
 		if l != nil {
-			l.AdditionalAddresses = secondWildcard(v, port)
+			placeEverywhere(v, l, port)
 		}
 		return l, err
 	}
@@ -145,6 +146,24 @@ func wildcardListener(in Inputs, v View, port uint16) (*listenerv3.Listener, err
 		return nil, err
 	}
 	return b.build(&shared)
+}
+
+// everywhere is the address of the listener for all addresses: without
+// interception the loopback address, which clients dial themselves.
+func everywhere(v View) string {
+	if v.Interception == mesh.InterceptNone {
+		return loopback(v)
+	}
+	return wildcard(v)
+}
+
+// placeEverywhere makes a listener one for all addresses.
+func placeEverywhere(v View, l *listenerv3.Listener, port uint16) {
+	if v.Interception == mesh.InterceptNone {
+		l.BindToPort = nil
+		return
+	}
+	l.AdditionalAddresses = secondWildcard(v, port)
 }
 
 // sharedBuilder makes the listener of a port that services of several kinds share.
@@ -164,8 +183,8 @@ func newSharedBuilder(in Inputs, v View, port uint16) (*sharedBuilder, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := outboundListener(in, wildcard(v), port)
-	l.AdditionalAddresses = secondWildcard(v, port)
+	l := outboundListener(in, everywhere(v), port)
+	placeEverywhere(v, l, port)
 	return &sharedBuilder{in: in, v: v, port: port, filters: f, l: l, used: chainSet{}}, nil
 }
 
@@ -194,7 +213,7 @@ func (b *sharedBuilder) build(p *sharedPort) (*listenerv3.Listener, error) {
 
 // http adds a chain for what turns out to be plain HTTP.
 func (b *sharedBuilder) http(route string, p mesh.Protocol, ranges []*corev3.CidrRange) error {
-	filters, err := b.filters.http(outboundStat(wildcard(b.v), b.port), byRDS(route), p)
+	filters, err := b.filters.http(outboundStat(everywhere(b.v), b.port), byRDS(route), p)
 	if err != nil {
 		return err
 	}
@@ -225,6 +244,9 @@ func (b *sharedBuilder) service(r ranged) error {
 // rest says what becomes of connections that no chain takes.
 func (b *sharedBuilder) rest(p *sharedPort) error {
 	if p.rest == nil {
+		if b.v.Interception == mesh.InterceptNone {
+			return nil // there is no other place that it was meant for
+		}
 		filters, err := b.filters.tcp(elsewhere(b.in, b.v), mesh.ProtocolTCP)
 		b.l.DefaultFilterChain = &listenerv3.FilterChain{Name: passthroughChainName, FilterChainMatch: &listenerv3.FilterChainMatch{}, Filters: filters}
 		return err
