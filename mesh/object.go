@@ -42,7 +42,7 @@ const (
 	KindReferenceGrant    ObjectKind = "ReferenceGrant"
 	KindTCPRoute          ObjectKind = "TCPRoute"
 	KindTLSRoute          ObjectKind = "TLSRoute"
-	// KindNamespace is a namespace of the primary, for its labels.
+	// KindNamespace is a namespace, for its labels.
 	KindNamespace ObjectKind = "Namespace"
 )
 

@@ -157,6 +157,15 @@ func origin(id mesh.ClusterID, k mesh.ObjectKey) mesh.ObjectRef {
 	return mesh.ObjectRef{Cluster: id, Kind: string(k.Kind), Namespace: k.Namespace, Name: k.Name}
 }
 
+func genNamespace(t *rapid.T, id mesh.ClusterID, name string) ObjectState {
+	k := namespaceKey(name)
+	if rapid.IntRange(0, 4).Draw(t, "namespace gone") == 0 {
+		return ObjectState{Key: k}
+	}
+	return ObjectState{k, &mesh.Object{Key: k, Origin: origin(id, k),
+		Labels: rapid.SampledFrom([]map[string]string{nil, {"mesh": "in"}, {"mesh": "out"}}).Draw(t, "namespace labels")}}
+}
+
 func genUpdate(t *rapid.T, id mesh.ClusterID) Update {
 	var u Update
 	seen := map[mesh.ServiceKey]bool{}
@@ -189,6 +198,9 @@ func genUpdate(t *rapid.T, id mesh.ClusterID) Update {
 		}
 		u.Objects = append(u.Objects, o)
 	}
+	for _, n := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"shop", "ops"}), 0, 2, rapid.ID[string]).Draw(t, "namespaces") {
+		u.Objects = append(u.Objects, genNamespace(t, id, n))
+	}
 	if rapid.IntRange(0, 2).Draw(t, "state") == 0 {
 		u.Cluster = &ClusterState{Network: mesh.NetworkID(rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "network"))}
 		for _, h := range rapid.SliceOfN(rapid.SampledFrom([]string{"203.0.113.1", "203.0.113.9", "lb.example", "unknown.example"}), 0, 3).Draw(t, "gateways") {
@@ -201,6 +213,9 @@ func genUpdate(t *rapid.T, id mesh.ClusterID) Update {
 func genSettings(t *rapid.T) mesh.Settings {
 	return rapid.SampledFrom([]mesh.Settings{
 		{Mesh: &meshconfig.MeshConfig{TrustDomain: "td"}},
+		{Mesh: &meshconfig.MeshConfig{DiscoverySelectors: []*meshconfig.LabelSelector{{MatchLabels: map[string]string{"mesh": "in"}}}}},
+		{Mesh: &meshconfig.MeshConfig{DiscoverySelectors: []*meshconfig.LabelSelector{
+			{MatchExpressions: []*meshconfig.LabelSelectorRequirement{{Key: "mesh", Operator: "NotIn", Values: []string{"in"}}}}}}},
 		networks(map[string]*meshconfig.Network{
 			"n1": {Endpoints: []*meshconfig.Network_NetworkEndpoints{fromRegistry("west"), fromCIDR("10.0.0.2/32")},
 				Gateways: []*meshconfig.Network_IstioNetworkGateway{gatewayAddress("203.0.113.1", 443), gatewayService("gw.shop", 443)}},

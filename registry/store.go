@@ -45,7 +45,9 @@ type Store struct {
 	revision uint64
 	settings mesh.Settings
 	networks networkRules
-	shards   map[mesh.ClusterID]*shard
+	// discovery selects the namespaces that are in the mesh.
+	discovery discovery
+	shards    map[mesh.ClusterID]*shard
 	// entries derives services and endpoints from the objects of the shards.
 	entries *entry.Index
 	// routing is what was derived from the objects of the Gateway API.
@@ -68,6 +70,7 @@ type shard struct {
 	workloads map[string]podState
 	objects   map[mesh.ObjectKey]*mesh.Object
 	state     ClusterState
+	held      withheld
 }
 
 // NewStore returns an empty store.
@@ -168,6 +171,9 @@ func (s *Store) SetSettings(to mesh.Settings) {
 		return
 	}
 	b.scope |= ScopeSettings
+	if !sameSelectors(old.Mesh.GetDiscoverySelectors(), s.discovery) {
+		b.rediscover()
+	}
 	b.updateTrustDomain()
 	if !sameNetworks {
 		b.networks = true
@@ -203,6 +209,7 @@ func (s *Store) setSettings(to mesh.Settings) {
 		to.Networks = &meshconfig.MeshNetworks{}
 	}
 	s.settings = to
+	s.discovery = to.Mesh.GetDiscoverySelectors()
 	s.networks = parseNetworkRules(s.primary, to.Networks)
 }
 
@@ -248,7 +255,8 @@ func (s *Store) replace(from *sink, u Update) {
 		b.joined = true
 	}
 	sh.owner = from
-	b.update(from.cluster, sh, completed(sh, u))
+	sh.held = newWithheld()
+	b.discover(from.cluster, sh, completed(sh, u))
 	b.publish()
 }
 
@@ -288,7 +296,7 @@ func completed(sh *shard, u Update) Update {
 
 func newShard() *shard {
 	return &shard{services: map[mesh.ServiceKey]ServiceState{}, workloads: map[string]podState{},
-		objects: map[mesh.ObjectKey]*mesh.Object{}}
+		objects: map[mesh.ObjectKey]*mesh.Object{}, held: newWithheld()}
 }
 
 func (s *Store) apply(from *sink, u Update) {
@@ -300,7 +308,7 @@ func (s *Store) apply(from *sink, u Update) {
 		return
 	}
 	b := s.begin(at)
-	b.update(from.cluster, sh, u)
+	b.discover(from.cluster, sh, u)
 	b.publish()
 }
 

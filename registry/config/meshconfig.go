@@ -200,6 +200,11 @@ func validateMesh(c *checker, m *meshconfig.MeshConfig) {
 	c.at("defaultServiceExportTo").exportTo(m.GetDefaultServiceExportTo())
 	c.at("defaultVirtualServiceExportTo").exportTo(m.GetDefaultVirtualServiceExportTo())
 	c.at("defaultDestinationRuleExportTo").exportTo(m.GetDefaultDestinationRuleExportTo())
+	for i, s := range m.GetDiscoverySelectors() {
+		for j, e := range s.GetMatchExpressions() {
+			c.index("discoverySelectors", i).index("matchExpressions", j).requirement(e)
+		}
+	}
 	for i, s := range m.GetServiceSettings() {
 		at := c.index("serviceSettings", i)
 		if len(s.GetHosts()) == 0 {
@@ -215,6 +220,25 @@ func validateMesh(c *checker, m *meshconfig.MeshConfig) {
 		}
 	}
 	validateDefaultConfig(c.at("defaultConfig"), m.GetDefaultConfig())
+}
+
+// requirement checks one of the expressions by which labels are selected.
+func (c *checker) requirement(e *meshconfig.LabelSelectorRequirement) {
+	if e.GetKey() == "" {
+		c.at("key").failf("is empty; name a label")
+	}
+	switch e.GetOperator() {
+	case "In", "NotIn":
+		if len(e.GetValues()) == 0 {
+			c.at("values").failf("is empty; %s needs one at least", e.GetOperator())
+		}
+	case "Exists", "DoesNotExist":
+		if len(e.GetValues()) > 0 {
+			c.at("values").failf("is for In and NotIn; leave it out")
+		}
+	default:
+		c.at("operator").failf("%q is not known; use In, NotIn, Exists or DoesNotExist", clip(e.GetOperator()))
+	}
 }
 
 func validateDefaultConfig(c *checker, p *meshconfig.ProxyConfig) {

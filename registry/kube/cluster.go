@@ -43,9 +43,7 @@ func (t *Translator) clusterState() registry.ClusterState {
 
 // setNamespace takes the network of the cluster from the system namespace.
 func (t *Translator) setNamespace(o *corev1.Namespace) {
-	if t.cfg.Primary {
-		t.setObject(namespaceObject(t.cfg.Cluster, o))
-	}
+	t.setObject(namespaceObject(t.cfg.Cluster, o))
 	if o.Name != t.cfg.Namespace {
 		return
 	}
@@ -59,8 +57,8 @@ func (t *Translator) setNamespace(o *corev1.Namespace) {
 	t.setNetwork(mesh.NetworkID(network))
 }
 
-// namespaceObject is a namespace as objects of the Gateway API select it, by its
-// labels.
+// namespaceObject is a namespace as discovery selectors and objects of the Gateway
+// API select it, by its labels.
 func namespaceObject(cluster mesh.ClusterID, o *corev1.Namespace) *mesh.Object {
 	return &mesh.Object{
 		Key:    mesh.ObjectKey{Kind: mesh.KindNamespace, Name: o.Name},

@@ -68,18 +68,9 @@ func (s *Source) builtinReaders(c kubernetes.Interface) []*reader {
 		newReader(s, "endpointslices", KindEndpointSlice, &discoveryv1.EndpointSlice{}, c.DiscoveryV1().EndpointSlices(""), all),
 		newReader(s, resourcePods, KindPod, &corev1.Pod{}, core.Pods(""), unfinished),
 		newReader(s, "nodes", KindNode, &corev1.Node{}, core.Nodes(), all),
-		newReader(s, "namespaces", KindNamespace, &corev1.Namespace{}, core.Namespaces(), s.namespaces(system)),
+		newReader(s, "namespaces", KindNamespace, &corev1.Namespace{}, core.Namespaces(), all),
 		newReader(s, "configmaps", KindConfigMap, &corev1.ConfigMap{}, core.ConfigMaps(system), named(MeshConfigMap(s.cfg.Revision))),
 	}
-}
-
-// namespaces limits which namespaces are read: the system's, for the network of
-// the cluster. Of the primary all are, because listeners select them by label.
-func (s *Source) namespaces(system string) func(*metav1.ListOptions) {
-	if s.cfg.Primary {
-		return all
-	}
-	return named(system)
 }
 
 // dynamicReaders read custom resources. They are decoded one by one from their

@@ -332,7 +332,7 @@ func TestConfigurationOfRemotes(t *testing.T) {
 	f.set(t, entries, map[string]any{"metadata": map[string]any{"name": "vm", "namespace": "a"}, "spec": map[string]any{"address": "192.0.2.7"}})
 	s := start(t, f, nil)
 	s.awaitSync(t)
-	require.Len(t, s.state.objects, 1)
+	require.Len(t, s.state.objects, 3, "it and two namespaces, whose labels say whether they are in the mesh")
 	o := s.state.objects[mesh.ObjectKey{Kind: mesh.KindWorkloadEntry, Namespace: "a", Name: "vm"}]
 	require.NotNil(t, o)
 	require.Equal(t, mesh.ClusterID("east"), o.Origin.Cluster)
