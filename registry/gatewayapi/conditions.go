@@ -45,6 +45,11 @@ func (g *gateway) status() *gatewayv1.GatewayStatus {
 		programmed = verdict{string(gatewayv1.GatewayReasonInvalid), "the Gateway is not accepted"}
 	}
 	out.Conditions = []metav1.Condition{a, condition(gatewayv1.GatewayConditionProgrammed, programmed, string(gatewayv1.GatewayReasonProgrammed), g.object.Generation)}
+	if g.lenient() {
+		out.Conditions = append(out.Conditions, metav1.Condition{Type: string(gatewayv1.GatewayConditionInsecureFrontendValidationMode),
+			Status: metav1.ConditionTrue, Reason: string(gatewayv1.GatewayReasonConfigurationChanged), ObservedGeneration: g.object.Generation,
+			Message: "clients without a good certificate are let in: mode AllowInsecureFallback"})
+	}
 	for _, l := range g.listeners {
 		out.Listeners = append(out.Listeners, l.status())
 	}

@@ -19,6 +19,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -126,6 +127,34 @@ type Binding struct {
 	// Credentials are the Secrets of other namespaces that these routers may have,
 	// because a ReferenceGrant allows it.
 	Credentials []Name
+	// Untrusted lets clients in whose certificates are not good, or who have none.
+	Untrusted bool
+}
+
+// BackendTLS is the value of a DestinationRule that was derived from
+// BackendTLSPolicies. It is for the routers of the namespaces that it is exported
+// to, and says how they secure connections whatever other rules say.
+type BackendTLS struct {
+	// Origins are the policies, oldest first.
+	Origins []mesh.ObjectKey
+}
+
+// RootsScheme begins names of roots in ConfigMaps: configmap://NAMESPACE/NAME, of
+// several with commas between NAMESPACE/NAME. What follows as "-cacert" says that
+// roots are meant, as with Secrets.
+const RootsScheme = "configmap://"
+
+// NoRootsScheme begins the name of roots that nobody has: of a policy that names
+// none that can be used. Connections that are checked against them fail.
+const NoRootsScheme = "invalid://"
+
+// rootsName is the name of the roots of ConfigMaps.
+func rootsName(maps []Name) string {
+	list := make([]string, len(maps))
+	for i, n := range maps {
+		list[i] = n.String()
+	}
+	return RootsScheme + strings.Join(list, ",")
 }
 
 // Rules is the value of a VirtualService that was derived from routes: one for

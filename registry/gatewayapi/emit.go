@@ -13,8 +13,12 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// credentialScheme names a Secret of any namespace.
-const credentialScheme = "kubernetes-gateway://"
+const (
+	// credentialScheme names a Secret of any namespace.
+	credentialScheme = "kubernetes-gateway://"
+	// rootsSuffix says that the roots are meant.
+	rootsSuffix = "-cacert"
+)
 
 // finish makes the Istio objects of a Gateway and its status. Every listener is a
 // Gateway of Istio's for each set of routers, every host of it that a route has a
@@ -54,9 +58,9 @@ func (t *translator) finishListener(l *listener) (names, spaces []string) {
 		if i > 0 {
 			name += fmt.Sprintf("-%d", i)
 		}
-		bound := &Binding{Namespace: b.namespace, Origin: g.object.Key}
-		for _, n := range l.secrets {
-			if n.Namespace != b.namespace {
+		bound := &Binding{Namespace: b.namespace, Origin: g.object.Key, Untrusted: l.insecure}
+		for _, n := range slices.Concat(l.secrets, []Name{l.rooted}) {
+			if n != (Name{}) && n.Namespace != b.namespace {
 				bound.Credentials = append(bound.Credentials, n)
 			}
 		}

@@ -45,6 +45,10 @@ type listener struct {
 	// checked against, "" for none.
 	secrets []Name
 	roots   string
+	// rooted is the Secret that has the roots, if one does.
+	rooted Name
+	// partly says that only some of the roots cannot be used.
+	partly bool
 	// insecure lets clients without a valid certificate in.
 	insecure bool
 	// selector selects namespaces, nil if it cannot be read.
@@ -60,7 +64,7 @@ func (l *listener) unsupported() bool { return !l.accepted.ok() }
 
 // usable reports whether routers may be told of the listener.
 func (l *listener) usable() bool {
-	return l.accepted.ok() && l.conflicted.ok() && (l.resolved.ok() || l.resolved.reason == string(gatewayv1.ListenerReasonInvalidRouteKinds))
+	return l.accepted.ok() && l.conflicted.ok() && (l.resolved.ok() || l.partly || l.resolved.reason == string(gatewayv1.ListenerReasonInvalidRouteKinds))
 }
 
 func (l *listener) conflicts(reason gatewayv1.ListenerConditionReason, with *listener) {
@@ -133,7 +137,7 @@ func (l *listener) readAllowed() {
 		return
 	}
 	may := l.kinds
-	if l.spec.Protocol == gatewayv1.TLSProtocolType {
+	if l.terminates() && l.spec.Protocol == gatewayv1.TLSProtocolType { // what is inside is nobody's TLS any more
 		may = []string{kindTLSRoute, kindTCPRoute}
 	}
 	l.kinds = nil
@@ -185,46 +189,6 @@ func (t *translator) readCertificates(l *listener) {
 		}
 		l.secrets = append(l.secrets, n)
 	}
-}
-
-// readClients reads whose certificates are asked for on the listener's port.
-func (t *translator) readClients(l *listener) {
-	tls := l.gateway.spec.TLS
-	if tls == nil || tls.Frontend == nil || l.spec.Protocol != gatewayv1.HTTPSProtocolType {
-		return
-	}
-	v := tls.Frontend.Default.Validation
-	for _, p := range tls.Frontend.PerPort {
-		if p.Port == l.spec.Port {
-			v = p.TLS.Validation
-		}
-	}
-	if v == nil || len(v.CACertificateRefs) == 0 {
-		return
-	}
-	l.insecure = v.Mode == gatewayv1.AllowInsecureFallback
-	from := l.gateway.name.Namespace
-	if len(v.CACertificateRefs) > 1 {
-		l.accepted = verdict{string(gatewayv1.ListenerReasonUnsupportedValue), "clients can be checked against one caCertificateRef"}
-		return
-	}
-	ref := v.CACertificateRefs[0]
-	n := Name{string(deref(ref.Namespace, gatewayv1.Namespace(from))), string(ref.Name)}
-	switch {
-	case ref.Group != "" || ref.Kind != kindConfigMap && ref.Kind != kindSecret:
-		l.unresolved(gatewayv1.ListenerReasonInvalidCACertificateKind, "roots %s are a %s; only ConfigMaps and Secrets can be used", ref.Name, ref.Kind)
-	case !t.permitted(kindGateway, from, "", string(ref.Kind), n):
-		l.unresolved(gatewayv1.ListenerReasonRefNotPermitted, "%s %s is in another namespace, and no ReferenceGrant there allows it", ref.Kind, n)
-	case ref.Kind == kindConfigMap && t.credential(kindConfigMap, n) > CredentialUsable:
-		l.unresolved(gatewayv1.ListenerReasonInvalidCACertificateRef, "there is no ConfigMap %s with ca.crt", n)
-	default:
-		l.roots = "kubernetes-gateway://" + n.String() + "-cacert"
-		if ref.Kind == kindConfigMap {
-			l.roots = "configmap://" + n.String()
-		}
-		return
-	}
-	l.accepted = verdict{string(gatewayv1.ListenerReasonNoValidCACertificate), "there are no roots that clients can be checked against"}
 }
 
 // admits reports whether routes of a namespace may be attached.

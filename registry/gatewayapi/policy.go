@@ -84,6 +84,7 @@ func (t *translator) readValidation(p *policy) {
 		}
 		p.accepted = verdict{string(gatewayv1.PolicyReasonInvalid), fmt.Sprintf("certificates %s are not known; System are", *v.WellKnownCACertificates)}
 	}
+	var maps []Name
 	for _, ref := range v.CACertificateRefs {
 		n := Name{p.object.Key.Namespace, string(ref.Name)}
 		switch {
@@ -91,12 +92,12 @@ func (t *translator) readValidation(p *policy) {
 			p.unresolved(gatewayv1.BackendTLSPolicyReasonInvalidKind, "roots %s are a %s; only ConfigMaps can be used", ref.Name, ref.Kind)
 		case t.credential(kindConfigMap, n) > CredentialUsable:
 			p.unresolved(gatewayv1.BackendTLSPolicyReasonInvalidCACertificateRef, "there is no ConfigMap %s with ca.crt", n)
-		case p.tls.CredentialName == "":
-			p.tls.CredentialName = "configmap://" + n.String()
+		default:
+			maps = append(maps, n)
 		}
 	}
-	if p.tls.CredentialName == "" {
-		p.tls.CredentialName = "invalid://" + p.object.Key.Namespace + "/" + p.object.Key.Name
+	if p.tls.CredentialName = rootsName(maps); len(maps) == 0 {
+		p.tls.CredentialName = NoRootsScheme + p.object.Key.Namespace + "/" + p.object.Key.Name
 		if p.accepted.ok() {
 			p.accepted = verdict{string(gatewayv1.BackendTLSPolicyReasonNoValidCACertificate), "there are no roots that servers can be checked against"}
 		}
@@ -156,10 +157,14 @@ func (t *translator) finishPolicies() {
 			continue
 		}
 		rule := &networking.DestinationRule{Host: string(s.Key.Hostname), TrafficPolicy: &networking.TrafficPolicy{}}
+		value, from := &BackendTLS{}, (*mesh.Object)(nil)
 		ports := map[uint16]bool{}
 		for _, p := range list {
 			if p.accepted.reason == string(gatewayv1.PolicyReasonConflicted) {
 				continue
+			}
+			if value.Origins = append(value.Origins, p.object.Key); from == nil {
+				from = p.object
 			}
 			for _, g := range p.parents {
 				for _, b := range g.bindings() {
@@ -179,7 +184,7 @@ func (t *translator) finishPolicies() {
 		}
 		slices.Sort(rule.ExportTo)
 		t.emit(&mesh.Object{Key: mesh.ObjectKey{Kind: mesh.KindDestinationRule, Namespace: n.Namespace, Name: n.Name + "-" + internalSuffix},
-			Origin: list[0].object.Origin, Created: list[0].object.Created, Spec: rule})
+			Origin: from.Origin, Created: from.Created, Spec: rule, Value: value})
 	}
 }
 

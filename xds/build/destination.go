@@ -34,6 +34,8 @@ type destinationRule struct {
 	subsets []*networking.Subset
 	// selective says that the rule is only for workloads that it selects.
 	selective bool
+	// backend is what BackendTLSPolicies say, nil if none does.
+	backend *networking.TrafficPolicy
 }
 
 // subset returns the named subset, nil if there is none.
@@ -59,6 +61,11 @@ func ruleFor(in Inputs, v View, s *mesh.Service) *destinationRule { return ruleA
 
 // ruleAbout is [ruleFor] for a service that need not be there.
 func ruleAbout(in Inputs, v View, k mesh.ServiceKey) *destinationRule {
+	return withBackend(in, v, k, writtenRule(in, v, k))
+}
+
+// writtenRule is the rule of the DestinationRules that users write.
+func writtenRule(in Inputs, v View, k mesh.ServiceKey) *destinationRule {
 	x := destinationRules(in)
 	if len(x) == 0 {
 		return nil
@@ -93,8 +100,13 @@ func trafficPolicy(in Inputs, v View, at served, subset string) (*networking.Tra
 // the service's one by one; those of a subset's port altogether, but for what a
 // port cannot say.
 func (r *destinationRule) policyFor(port uint16, subset string) *networking.TrafficPolicy {
-	if r == nil {
+	switch {
+	case r == nil:
 		return nil
+	case r.backend != nil:
+		written := *r
+		written.backend = nil
+		return secured(written.policyFor(port, subset), r.backend, port)
 	}
 	whole, _ := atPort(r.policy, port)
 	sub := r.subset(subset).GetTrafficPolicy()

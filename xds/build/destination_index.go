@@ -52,7 +52,7 @@ func indexRules(all []*mesh.Object) ruleIndex {
 	x := ruleIndex{}
 	for _, o := range all {
 		spec, ok := o.Spec.(*networking.DestinationRule)
-		if !ok {
+		if !ok || isBackendTLS(o) {
 			continue
 		}
 		r := &ruleObject{object: o, spec: spec, selector: spec.GetWorkloadSelector().GetMatchLabels()}

@@ -9,6 +9,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
 
 // A Gateway object says what a router listens for. All Gateways that select a
@@ -49,6 +50,8 @@ type gatewayServer struct {
 	hosts []serverHost
 	// names are the server names that connections are told by; none means any.
 	names []string
+	// untrusted lets clients in whose certificates are not good.
+	untrusted bool
 }
 
 // serverHost is NAMESPACE/HOST: what VirtualServices of a namespace, "" for any,
@@ -71,6 +74,20 @@ func (p *gatewayPort) name(v View) string { return listenerName(cmp.Or(p.bind, w
 // routerPorts lists the ports on which a router listens, by number and address.
 // Nothing if no Gateway selects it.
 func routerPorts(in Inputs, v View) []*gatewayPort {
+	var out []*gatewayPort
+	for _, x := range routerServers(in, v) {
+		out = joinPort(out, x)
+	}
+	slices.SortFunc(out, func(a, b *gatewayPort) int {
+		return cmp.Or(cmp.Compare(a.listen, b.listen), cmp.Compare(a.bind, b.bind))
+	})
+	return out
+}
+
+// routerServers lists the servers of all Gateways that select a router, those of
+// the oldest first, before it is decided which of them share a port and which do
+// not fit there.
+func routerServers(in Inputs, v View) []*gatewayServer {
 	if v.Kind != mesh.ProxyRouter || v.Dialect == mesh.DialectGRPC {
 		return nil
 	}
@@ -78,7 +95,7 @@ func routerPorts(in Inputs, v View) []*gatewayPort {
 	if len(gateways) == 0 {
 		return nil
 	}
-	var out []*gatewayPort
+	var out []*gatewayServer
 	spec := v.Inbound.Spec()
 	for _, o := range gateways {
 		g, ok := o.Spec.(*networking.Gateway)
@@ -87,13 +104,10 @@ func routerPorts(in Inputs, v View) []*gatewayPort {
 		}
 		for _, s := range g.GetServers() {
 			if x := newGatewayServer(o, s, spec.Opened); x != nil {
-				out = joinPort(out, x)
+				out = append(out, x)
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b *gatewayPort) int {
-		return cmp.Or(cmp.Compare(a.listen, b.listen), cmp.Compare(a.bind, b.bind))
-	})
 	return out
 }
 
@@ -108,6 +122,9 @@ func newGatewayServer(o *mesh.Object, s *networking.Server, opened map[uint16]ui
 		spec: s, number: uint16(number), listen: uint16(number), bind: s.GetBind()}
 	if at, ok := opened[x.number]; ok {
 		x.listen = at
+	}
+	if b, ok := o.Value.(*gatewayapi.Binding); ok {
+		x.untrusted = b.Untrusted
 	}
 	any := false
 	for _, h := range s.GetHosts() {

@@ -35,7 +35,11 @@ func serverSocket(f *filters, x *gatewayServer) (*corev3.TransportSocket, error)
 	client := wrapperspb.Bool(false)
 	if m := t.GetMode(); m == networking.ServerTLSSettings_MUTUAL || m == networking.ServerTLSSettings_OPTIONAL_MUTUAL {
 		client = wrapperspb.Bool(m == networking.ServerTLSSettings_MUTUAL)
-		common.ValidationContextType = acceptClients(t)
+		accept := acceptClients(t)
+		if x.untrusted {
+			untrusted(accept.CombinedValidationContext.DefaultValidationContext)
+		}
+		common.ValidationContextType = accept
 	}
 	config, err := toAny(&tlsv3.DownstreamTlsContext{CommonTlsContext: common, RequireClientCertificate: client})
 	if err != nil {

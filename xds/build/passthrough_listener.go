@@ -5,20 +5,9 @@ import (
 	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	networkingv1 "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
-
-// passthroughServer is one port of a router on which TLS is passed on by its
-// server name, unopened: a server of a Gateway with mode AUTO_PASSTHROUGH.
-type passthroughServer struct {
-	// port is where the router's pods listen.
-	port uint16
-	// namespace is the Gateway's, which "." in a host stands for.
-	namespace string
-	hosts     []string
-}
 
 // ServesPassthrough reports whether the view is that of a router that at least
 // one Gateway makes an east-west gateway: one with an AUTO_PASSTHROUGH server
@@ -43,53 +32,16 @@ func passthroughPorts(in Inputs, v View, s *mesh.Service) []mesh.Port {
 }
 
 // passthroughServers lists the view's AUTO_PASSTHROUGH servers, those of the
-// oldest Gateway first.
-func passthroughServers(in Inputs, v View) []passthroughServer {
-	if v.Kind != mesh.ProxyRouter || v.Dialect == mesh.DialectGRPC {
-		return nil
-	}
-	gateways := in.Catalog.Objects(mesh.KindGateway)
-	if len(gateways) == 0 {
-		return nil
-	}
-	var out []passthroughServer
-	spec := v.Inbound.Spec()
-	for _, o := range gateways {
-		g, ok := o.Spec.(*networkingv1.Gateway)
-		if !ok || !selects(g.GetSelector(), spec.Labels) {
-			continue
-		}
-		for _, s := range g.GetServers() {
-			number := s.GetPort().GetNumber()
-			if s.GetTls().GetMode() != networkingv1.ServerTLSSettings_AUTO_PASSTHROUGH || number == 0 || number > 65535 {
-				continue
-			}
-			port := uint16(number)
-			if opened, ok := spec.Opened[port]; ok {
-				port = opened
-			}
-			out = append(out, passthroughServer{port: port, namespace: o.Key.Namespace, hosts: s.GetHosts()})
-		}
-	}
-	return out
+// oldest Gateway first, also those of ports that other servers took: what a
+// router has upstreams for does not depend on who has which port.
+func passthroughServers(in Inputs, v View) []*gatewayServer {
+	return slices.DeleteFunc(routerServers(in, v), func(x *gatewayServer) bool { return x.kind != serverAutoPassthrough })
 }
 
-// serves reports whether one of the server's hosts names the service. A host is
-// HOST or NAMESPACE/HOST, where HOST may begin with "*." or be "*" and
-// NAMESPACE may be "*" or ".".
-func (p passthroughServer) serves(s *mesh.Service) bool {
-	return slices.ContainsFunc(p.hosts, func(h string) bool {
-		if ns, host, ok := strings.Cut(h, "/"); ok {
-			if ns == "." {
-				ns = p.namespace
-			}
-			if ns != "*" && ns != s.Key.Namespace {
-				return false
-			}
-			h = host
-		}
-		_, ok := hostRank(strings.ToLower(h), s.Key.Hostname)
-		return ok
+// passes reports whether one of the server's hosts names the service.
+func (x *gatewayServer) passes(s *mesh.Service) bool {
+	return slices.ContainsFunc(x.hosts, func(h serverHost) bool {
+		return (h.namespace == "" || h.namespace == s.Key.Namespace) && covers(h.host, s.Key.Hostname)
 	})
 }
 
@@ -98,15 +50,15 @@ func (p passthroughServer) serves(s *mesh.Service) bool {
 func passesAnything(in Inputs, v View, port uint16) bool {
 	servers := serversAt(in, v, port)
 	for s := range in.Catalog.Services() {
-		if len(passthroughPorts(in, v, s)) > 0 && slices.ContainsFunc(servers, func(p passthroughServer) bool { return p.serves(s) }) {
+		if len(passthroughPorts(in, v, s)) > 0 && slices.ContainsFunc(servers, func(x *gatewayServer) bool { return x.passes(s) }) {
 			return true
 		}
 	}
 	return false
 }
 
-func serversAt(in Inputs, v View, port uint16) []passthroughServer {
-	return slices.DeleteFunc(passthroughServers(in, v), func(s passthroughServer) bool { return s.port != port })
+func serversAt(in Inputs, v View, port uint16) []*gatewayServer {
+	return slices.DeleteFunc(passthroughServers(in, v), func(x *gatewayServer) bool { return x.listen != port })
 }
 
 // passthroughChains makes the chains of one passthrough port: for every service
@@ -117,7 +69,7 @@ func passthroughChains(f *filters, port uint16) ([]*listenerv3.FilterChain, erro
 	servers := serversAt(f.in, f.v, port)
 	var chains []*listenerv3.FilterChain
 	for _, s := range f.in.Catalog.SortedServices() {
-		if !slices.ContainsFunc(servers, func(p passthroughServer) bool { return p.serves(s) }) {
+		if !slices.ContainsFunc(servers, func(x *gatewayServer) bool { return x.passes(s) }) {
 			continue
 		}
 		rule := ruleFor(f.in, f.v, s)

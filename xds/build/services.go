@@ -65,6 +65,9 @@ func narrow(in Inputs, v View, host mesh.Hostname, port uint16) View {
 	}
 	want := find(in, v, host, port)
 	whole := View{Namespace: v.Namespace, Sidecar: v.Sidecar}
+	if aboutBackend(in, host) {
+		whole.Kind = v.Kind
+	}
 	if v.Labels != (Labels{}) {
 		whole.Labels = v.Labels.Only(ruleSelectors(in, v.Namespace, host))
 	}
@@ -73,6 +76,7 @@ func narrow(in Inputs, v View, host mesh.Hostname, port uint16) View {
 		spaces = []string{"", want.service.Key.Namespace, v.Namespace}
 	}
 	for _, try := range []View{{}, {Labels: whole.Labels}, {Sidecar: whole.Sidecar}} {
+		try.Kind = whole.Kind
 		for _, ns := range spaces {
 			if try.Namespace = ns; find(in, try, host, port) == want {
 				return try

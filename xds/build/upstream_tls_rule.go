@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/registry/gatewayapi"
 )
 
 const (
@@ -86,7 +87,7 @@ func checkServerName(x *upstreamRule, name string) error {
 // The others send plain text, as they do to a gateway that originates TLS.
 func secretElsewhere(v View, x *upstreamRule) bool {
 	name := x.policy.GetTls().GetCredentialName()
-	return ownTLS(x.policy) && name != "" && !strings.HasPrefix(name, "configmap://") && !strings.HasPrefix(name, "invalid://") &&
+	return ownTLS(x.policy) && name != "" && !strings.HasPrefix(name, gatewayapi.RootsScheme) && !strings.HasPrefix(name, gatewayapi.NoRootsScheme) &&
 		v.Kind != mesh.ProxyRouter && !x.rule.selective
 }
 
@@ -137,6 +138,10 @@ func verify(common *tlsv3.CommonTlsContext, x *upstreamRule, tls *networking.Cli
 	names := tls.GetSubjectAltNames()
 	if len(names) == 0 && x.declared() {
 		names = x.service.Lead.Identities
+	}
+	if strings.HasPrefix(tls.GetCredentialName(), gatewayapi.NoRootsScheme) {
+		common.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: nobody()}
+		return
 	}
 	accept := acceptNames(names)
 	roots := credentialSecret(tls.GetCredentialName(), caSuffix)

@@ -32,7 +32,8 @@ const (
 	secretWait = 5 * time.Second
 )
 
-// gatewaySecrets tells gateways the certificates that their listeners name. A
+// gatewaySecrets tells gateways the certificates that their listeners name, and
+// whom they trust. A
 // gateway hears of the Secrets of its own namespace, if its service account may
 // list them in its own cluster. That is asked before anything is looked up.
 //
@@ -72,10 +73,8 @@ func (g *gatewaySecrets) wanted() map[secretKey]bool {
 	out := map[secretKey]bool{}
 	g.c.xds.Subscribed(typeSecret, func(p *mesh.Proxy, names []string) {
 		for _, n := range names {
-			if name, err := parseSecretName(n, p.Namespace); err == nil {
-				for _, k := range name.places(p.Cluster, g.c.settings.primary()) {
-					out[k] = true
-				}
+			for _, k := range g.places(n, p) {
+				out[k] = true
 			}
 		}
 	})
@@ -85,10 +84,12 @@ func (g *gatewaySecrets) wanted() map[secretKey]bool {
 // changed has the proxies told that may use a Secret.
 func (g *gatewaySecrets) changed(k secretKey) {
 	g.c.xds.Refresh(typeSecret, func(p *mesh.Proxy, names []string) bool {
-		return g.c.mayHave(p.Namespace, gatewayapi.Name{Namespace: k.namespace, Name: k.name}) && slices.ContainsFunc(names, func(n string) bool {
-			name, err := parseSecretName(n, p.Namespace)
-			return err == nil && slices.Contains(name.places(p.Cluster, g.c.settings.primary()), k)
-		})
+		may := g.c.mayHave
+		if k.configMap {
+			may = g.c.mayTrust
+		}
+		return may(p.Namespace, gatewayapi.Name{Namespace: k.namespace, Name: k.name}) &&
+			slices.ContainsFunc(names, func(n string) bool { return g.named(n, p, k) })
 	})
 }
 
@@ -98,14 +99,9 @@ func (g *gatewaySecrets) Respond(ctx context.Context, p *mesh.Proxy, _ string, n
 	if !ok || len(names) == 0 {
 		return nil, xds.ErrWithheld // nobody proven: no secret, whatever is asked
 	}
-	allowed, err := g.c.access.secrets.MayListSecrets(ctx, caller, caller.Identity.Namespace)
+	names, err := g.allowed(ctx, p, caller, names)
 	if err != nil {
 		return nil, err
-	}
-	if !allowed {
-		g.c.access.refuse("secrets withheld: the proxy's service account may not list secrets of its namespace in its cluster",
-			zap.String("proxy", p.ID), zap.Stringer("caller", caller))
-		return nil, xds.ErrWithheld
 	}
 	ctx, cancel := context.WithTimeout(ctx, secretWait)
 	defer cancel()
@@ -132,14 +128,45 @@ func (g *gatewaySecrets) Respond(ctx context.Context, p *mesh.Proxy, _ string, n
 	return nil, xds.ErrWithheld
 }
 
+// allowed are the names that may be answered: those of Secrets only for a service
+// account that may list Secrets.
+func (g *gatewaySecrets) allowed(ctx context.Context, p *mesh.Proxy, caller authn.Caller, names []string) ([]string, error) {
+	if !slices.ContainsFunc(names, func(n string) bool { return !isRoots(n) }) {
+		return names, nil
+	}
+	allowed, err := g.c.access.secrets.MayListSecrets(ctx, caller, caller.Identity.Namespace)
+	if err == nil && allowed {
+		return names, nil
+	}
+	if err == nil {
+		g.c.access.refuse("secrets withheld: the proxy's service account may not list secrets of its namespace in its cluster",
+			zap.String("proxy", p.ID), zap.Stringer("caller", caller))
+		err = xds.ErrWithheld
+	}
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isRoots(n) })
+	if len(names) == 0 {
+		return nil, err
+	}
+	return names, nil
+}
+
 // resource makes one resource; nil without an error means that there is no such
 // Secret.
 func (g *gatewaySecrets) resource(ctx context.Context, caller authn.Caller, resource string) (*anypb.Any, error) {
+	if isRoots(resource) {
+		m, err := g.rootsResource(ctx, caller.Identity.Namespace, resource)
+		if err != nil {
+			return nil, err
+		}
+		return secretAny(m)
+	}
 	name, err := parseSecretName(resource, caller.Identity.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	if !g.c.mayHave(caller.Identity.Namespace, gatewayapi.Name{Namespace: name.namespace, Name: name.name}) {
+	if !slices.ContainsFunc(name.meant(), func(n string) bool {
+		return g.c.mayHave(caller.Identity.Namespace, gatewayapi.Name{Namespace: name.namespace, Name: n})
+	}) {
 		return nil, fmt.Errorf("secret %q: is in another namespace than the proxy, which is in %s, and no ReferenceGrant gives it to a Gateway there", resource, caller.Identity.Namespace)
 	}
 	for _, k := range name.places(caller.Cluster, g.c.settings.primary()) {
@@ -157,20 +184,25 @@ func (g *gatewaySecrets) resource(ctx context.Context, caller authn.Caller, reso
 		if m == nil {
 			continue // holds no root
 		}
-		body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-		if err != nil {
-			return nil, fmt.Errorf("secret %s: %w", k, err)
-		}
-		return &anypb.Any{TypeUrl: typeSecret, Value: body}, nil
+		return secretAny(m)
 	}
 	return nil, nil
 }
 
+func secretAny(m *tlsv3.Secret) (*anypb.Any, error) {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode secret %s: %w", m.GetName(), err)
+	}
+	return &anypb.Any{TypeUrl: typeSecret, Value: body}, nil
+}
+
+func inlined(b []byte) *corev3.DataSource {
+	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
+}
+
 // secretResource renders a Secret; nil if roots are wanted and it has none.
 func secretResource(resource string, roots bool, data map[string][]byte) (*tlsv3.Secret, error) {
-	inline := func(b []byte) *corev3.DataSource {
-		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
-	}
 	if roots {
 		pool, crl := firstKey(data, "ca.crt", "cacert"), firstKey(data, "ca.crl", "crl")
 		if pool == nil {
@@ -179,9 +211,9 @@ func secretResource(resource string, roots bool, data map[string][]byte) (*tlsv3
 		if err := checkRoots(pool); err != nil {
 			return nil, err
 		}
-		v := &tlsv3.CertificateValidationContext{TrustedCa: inline(pool)}
+		v := &tlsv3.CertificateValidationContext{TrustedCa: inlined(pool)}
 		if crl != nil {
-			v.Crl = inline(crl)
+			v.Crl = inlined(crl)
 		}
 		return &tlsv3.Secret{Name: resource, Type: &tlsv3.Secret_ValidationContext{ValidationContext: v}}, nil
 	}
@@ -193,5 +225,5 @@ func secretResource(resource string, roots bool, data map[string][]byte) (*tlsv3
 		return nil, err
 	}
 	return &tlsv3.Secret{Name: resource, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
-		CertificateChain: inline(cert), PrivateKey: inline(key)}}}, nil
+		CertificateChain: inlined(cert), PrivateKey: inlined(key)}}}, nil
 }

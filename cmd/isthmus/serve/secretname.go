@@ -26,10 +26,12 @@ type secretName struct {
 	ca bool
 }
 
-// secretKey is a Secret of a cluster.
+// secretKey is a Secret of a cluster, or a ConfigMap.
 type secretKey struct {
 	cluster         mesh.ClusterID
 	namespace, name string
+	// configMap: a ConfigMap rather than a Secret.
+	configMap bool
 }
 
 func (k secretKey) String() string {
@@ -67,20 +69,25 @@ func parseSecretName(resource, proxyNamespace string) (secretName, error) {
 // before the primary, for roots a Secret of its own before that of the
 // certificate.
 func (n secretName) places(cluster, primary mesh.ClusterID) []secretKey {
-	names := []string{n.name}
-	if short, ok := strings.CutSuffix(n.name, secretRootsSuffix); n.ca && ok && short != "" {
-		names = append(names, short)
-	}
+	names := n.meant()
 	var out []secretKey
 	for _, c := range []mesh.ClusterID{cluster, primary} {
 		if len(out) > 0 && c == cluster {
 			break
 		}
 		for _, name := range names {
-			out = append(out, secretKey{c, n.namespace, name})
+			out = append(out, secretKey{cluster: c, namespace: n.namespace, name: name})
 		}
 	}
 	return out
+}
+
+// meant are the names of the Secrets that may hold it.
+func (n secretName) meant() []string {
+	if short, ok := strings.CutSuffix(n.name, secretRootsSuffix); n.ca && ok && short != "" {
+		return []string{n.name, short}
+	}
+	return []string{n.name}
 }
 
 // firstKey returns the first entry that is not empty.

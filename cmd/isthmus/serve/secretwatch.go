@@ -27,7 +27,7 @@ const (
 	secretLinger = time.Minute
 )
 
-// secretWatches watches single Secrets from the first time that somebody who
+// secretWatches watches single Secrets and ConfigMaps from the first time that somebody who
 // may have them asks, until nobody does. Reading all Secrets of a cluster would
 // need memory, and hold keys, that nobody asked for.
 type secretWatches struct {
@@ -71,8 +71,8 @@ func (s *secretWatches) start(ctx context.Context) (stop func()) {
 	}
 }
 
-// get returns the data of a Secret, nil if it does not exist. It waits for the
-// first reading.
+// get returns the data of a Secret or ConfigMap, nil if it does not exist. It
+// waits for the first reading.
 func (s *secretWatches) get(ctx context.Context, k secretKey) (map[string][]byte, error) {
 	w, err := s.watch(k)
 	if err != nil {
@@ -85,11 +85,17 @@ func (s *secretWatches) get(ctx context.Context, k secretKey) (map[string][]byte
 	if err != nil || !ok {
 		return nil, err
 	}
-	secret, ok := obj.(*corev1.Secret)
-	if !ok {
-		return nil, fmt.Errorf("secret %s: watch returned a %T", k, obj)
+	switch o := obj.(type) {
+	case *corev1.Secret:
+		return o.Data, nil
+	case *corev1.ConfigMap:
+		out := make(map[string][]byte, len(o.Data))
+		for name, text := range o.Data {
+			out[name] = []byte(text)
+		}
+		return out, nil
 	}
-	return secret.Data, nil
+	return nil, fmt.Errorf("secret %s: watch returned a %T", k, obj)
 }
 
 // watch returns the watch of a Secret, a new one if need be.
@@ -122,31 +128,48 @@ func (s *secretWatches) watch(k secretKey) (*secretWatch, error) {
 func (s *secretWatches) open(ctx context.Context, k secretKey, client kubernetes.Interface) *secretWatch {
 	ctx, cancel := context.WithCancel(ctx)
 	only := fields.OneTermEqualSelector("metadata.name", k.name).String()
-	secrets := client.CoreV1().Secrets(k.namespace)
+	lw, kind := listed(client, k)
 	changed := func() {
 		if ctx.Err() == nil {
 			s.changed(k)
 		}
 	}
+	handler := cache.ResourceEventHandlerFuncs{AddFunc: func(any) { changed() }, UpdateFunc: func(any, any) { changed() }}
+	if k.configMap {
+		handler.DeleteFunc = func(any) { changed() } // whom nobody vouches for any more is not trusted
+	}
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.FieldSelector = only
-				return secrets.List(ctx, o)
+				return lw.ListWithContextFunc(ctx, o)
 			},
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 				o.FieldSelector = only
-				return secrets.Watch(ctx, o)
+				return lw.WatchFuncWithContext(ctx, o)
 			},
 		}, client),
-		ObjectType: &corev1.Secret{},
-		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { changed() },
-			UpdateFunc: func(any, any) { changed() },
-		},
+		ObjectType: kind,
+		Handler:    handler,
 	})
 	s.running.Go(func() { informer.RunWithContext(ctx) })
 	return &secretWatch{client: client, stop: cancel, store: store, synced: informer.HasSynced, asked: time.Now()}
+}
+
+// listed reads the kind of object that a key means.
+func listed(client kubernetes.Interface, k secretKey) (*cache.ListWatch, runtime.Object) {
+	if k.configMap {
+		api := client.CoreV1().ConfigMaps(k.namespace)
+		return &cache.ListWatch{
+			ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
+			WatchFuncWithContext: api.Watch,
+		}, &corev1.ConfigMap{}
+	}
+	api := client.CoreV1().Secrets(k.namespace)
+	return &cache.ListWatch{
+		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
+		WatchFuncWithContext: api.Watch,
+	}, &corev1.Secret{}
 }
 
 // keep ends the watches that nobody wants any more.

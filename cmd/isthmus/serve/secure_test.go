@@ -66,9 +66,9 @@ func FuzzParseSecretName(f *testing.F) {
 // their own first.
 func TestSecretPlaces(t *testing.T) {
 	n := secretName{"shop", "a-cacert", true}
-	require.Equal(t, []secretKey{{"c2", "shop", "a-cacert"}, {"c2", "shop", "a"}, {"c1", "shop", "a-cacert"}, {"c1", "shop", "a"}}, n.places("c2", "c1"))
-	require.Equal(t, []secretKey{{"c1", "shop", "a"}}, secretName{"shop", "a", false}.places("c1", "c1"))
-	require.Equal(t, []secretKey{{"c1", "shop", "-cacert"}}, secretName{"shop", "-cacert", true}.places("c1", "c1"))
+	require.Equal(t, []secretKey{{"c2", "shop", "a-cacert", false}, {"c2", "shop", "a", false}, {"c1", "shop", "a-cacert", false}, {"c1", "shop", "a", false}}, n.places("c2", "c1"))
+	require.Equal(t, []secretKey{{"c1", "shop", "a", false}}, secretName{"shop", "a", false}.places("c1", "c1"))
+	require.Equal(t, []secretKey{{"c1", "shop", "-cacert", false}}, secretName{"shop", "-cacert", true}.places("c1", "c1"))
 }
 
 // Who has proven nothing hears of no secret, and nobody is asked about it.

@@ -85,7 +85,10 @@ func mergeConditions(have, want []metav1.Condition, now metav1.Time) []metav1.Co
 }
 
 func mergeGateway(s, want *gatewayv1.GatewayStatus, now metav1.Time) {
-	s.Conditions = mergeConditions(s.Conditions, want.Conditions, now)
+	s.Conditions = slices.DeleteFunc(mergeConditions(s.Conditions, want.Conditions, now), func(c metav1.Condition) bool {
+		return c.Type == string(gatewayv1.GatewayConditionInsecureFrontendValidationMode) && // goes when it is no longer so
+			!slices.ContainsFunc(want.Conditions, func(w metav1.Condition) bool { return w.Type == c.Type })
+	})
 	s.Addresses = want.Addresses[:min(len(want.Addresses), maxAncestors)]
 	if len(s.Addresses) == 0 {
 		s.Addresses = nil
