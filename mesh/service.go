@@ -120,16 +120,29 @@ const (
 	ResolutionDNSRoundRobin
 	// ResolutionAlias: the service stands for another one (ExternalName).
 	ResolutionAlias
+	// ResolutionDynamicDNS: the proxy resolves the name that each request or
+	// connection asks for, within the service's wildcard.
+	ResolutionDynamicDNS
 )
 
 // String names the resolution.
 func (r Resolution) String() string {
-	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias"}[r]
+	return [...]string{"Static", "Passthrough", "DNS", "DNSRoundRobin", "Alias", "DynamicDNS"}[r]
 }
 
 // ByName reports whether proxies find the endpoints by names that they resolve,
 // so that the endpoints stand in the upstream itself.
 func (r Resolution) ByName() bool { return r == ResolutionDNS || r == ResolutionDNSRoundRobin }
+
+// ByRequest reports whether the name that is looked up is the one that each
+// request or connection asks for, so that there are no endpoints.
+func (r Resolution) ByRequest() bool { return r == ResolutionDynamicDNS }
+
+// NamesHost reports whether what is sent to a port of the protocol tells which
+// host it is for: by the Host header, or by the server name of TLS.
+func (p Protocol) NamesHost() bool {
+	return p.IsHTTP() || p == ProtocolTLS || p == ProtocolHTTPS
+}
 
 // Definition is a service as one cluster defines it. It is immutable.
 type Definition struct {

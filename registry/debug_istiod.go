@@ -108,7 +108,7 @@ func toIstiodService(svc *mesh.Service, set *EndpointSet) istiodService {
 // istiodResolution numbers resolutions as istiod does.
 func istiodResolution(r mesh.Resolution) int {
 	return slices.Index([]mesh.Resolution{mesh.ResolutionStatic, mesh.ResolutionDNS, mesh.ResolutionDNSRoundRobin,
-		mesh.ResolutionPassthrough, mesh.ResolutionAlias}, r)
+		mesh.ResolutionPassthrough, mesh.ResolutionAlias, mesh.ResolutionDynamicDNS}, r)
 }
 
 type istiodShards struct {

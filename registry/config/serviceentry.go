@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,6 +37,7 @@ func validateServiceEntry(c *checker, s *networking.ServiceEntry) {
 	}
 	validateServicePorts(c, s)
 	validateEndpoints(c, s)
+	validateByRequest(c, s)
 	c.at("exportTo").exportedTo(s.GetExportTo(), true)
 }
 
@@ -87,6 +89,41 @@ func validateServicePorts(c *checker, s *networking.ServiceEntry) {
 			mixed = true
 			at.at("protocol").failf("tells nothing of the host, and there are %d hosts; use HTTP or TLS, or one ServiceEntry for each host", len(s.GetHosts()))
 		}
+	}
+}
+
+// validateByRequest checks what proxies can look up by request: names within a
+// wildcard, of traffic that says what host it is for.
+func validateByRequest(c *checker, s *networking.ServiceEntry) {
+	if s.GetResolution() != networking.ServiceEntry_DYNAMIC_DNS {
+		return
+	}
+	for i, h := range s.GetHosts() {
+		if h != "*" && !strings.HasPrefix(h, "*.") { // "*" is refused by itself
+			c.index("hosts", i).failf("%q is not a wildcard as in *.example.com, which resolution DYNAMIC_DNS is for; use DNS", clip(h))
+		}
+	}
+	telling := func(p *networking.ServicePort) bool { return speaksHTTP(p.GetProtocol()) || speaksTLS(p.GetProtocol()) }
+	any := slices.ContainsFunc(s.GetPorts(), telling)
+	for i, p := range s.GetPorts() {
+		if telling(p) {
+			continue
+		}
+		at := c.index("ports", i).at("protocol")
+		complain := at.failf
+		if any { // the others are served
+			complain = at.warnf
+		}
+		complain("%q tells nothing of the host, which resolution DYNAMIC_DNS looks up: the port is left out; use HTTP or TLS", clip(p.GetProtocol()))
+	}
+	if len(s.GetEndpoints()) > 0 {
+		c.at("endpoints").warnf("has no effect with resolution DYNAMIC_DNS")
+	}
+	if s.GetWorkloadSelector() != nil {
+		c.at("workloadSelector").warnf("has no effect with resolution DYNAMIC_DNS")
+	}
+	if len(s.GetAddresses()) > 0 {
+		c.at("addresses").warnf("has no effect with resolution DYNAMIC_DNS: an address tells nothing of the host")
 	}
 }
 

@@ -35,7 +35,7 @@ func ReadEntry(o *mesh.Object, trustDomain string) *Entry {
 	e := &Entry{Object: o, selecting: spec.GetWorkloadSelector() != nil, Selector: spec.GetWorkloadSelector().GetLabels()}
 	for _, h := range spec.GetHosts() {
 		name := mesh.Hostname(strings.ToLower(strings.TrimSuffix(h, ".")))
-		if name != "" && !slices.Contains(e.Hosts, name) {
+		if name != "" && !slices.Contains(e.Hosts, name) && (!byRequest(spec) || strings.HasPrefix(string(name), "*.")) {
 			e.Hosts = append(e.Hosts, name)
 		}
 	}
@@ -51,12 +51,27 @@ func ReadEntry(o *mesh.Object, trustDomain string) *Entry {
 		Created:             o.Created,
 		Origin:              o.Origin,
 	}
-	if spec.GetResolution() != networking.ServiceEntry_DYNAMIC_DNS { // has none that could be dialled
-		e.base.Addresses, e.base.Prefixes = readAddresses(spec.GetAddresses())
+	if byRequest(spec) {
+		e.askEach()
+		return e
 	}
+	e.base.Addresses, e.base.Prefixes = readAddresses(spec.GetAddresses())
 	e.inline = slices.DeleteFunc(readInline(o, spec, trustDomain), func(m *Member) bool { return !reachable(e.base.Resolution, m) })
 	e.allocate = len(spec.GetAddresses()) == 0 && e.base.Resolution != mesh.ResolutionPassthrough && !strings.EqualFold(o.Labels[labelAllocate], "false")
 	return e
+}
+
+// byRequest reports whether proxies look up the name that each request asks for.
+func byRequest(spec *networking.ServiceEntry) bool {
+	return spec.GetResolution() == networking.ServiceEntry_DYNAMIC_DNS
+}
+
+// askEach keeps of the entry what means something where the name of each request
+// is looked up: ports whose traffic names a host. An address stands for no name,
+// and endpoints, written or selected, are not asked.
+func (e *Entry) askEach() {
+	e.selecting, e.Selector, e.base.Selector = false, nil, nil
+	e.base.Ports = slices.DeleteFunc(e.base.Ports, func(p mesh.Port) bool { return !p.Protocol.NamesHost() })
 }
 
 // trafficDistribution is what the annotation asks for, in the spelling of the
@@ -124,9 +139,7 @@ func readPorts(list []*networking.ServicePort) []mesh.Port {
 	return out
 }
 
-// resolutionOf translates a resolution. DYNAMIC_DNS, which is for hosts with a
-// wildcard, is as none: the workload has looked the name up already, and is taken
-// where it found it.
+// resolutionOf translates a resolution.
 func resolutionOf(r networking.ServiceEntry_Resolution) mesh.Resolution {
 	switch r {
 	case networking.ServiceEntry_STATIC:
@@ -135,6 +148,8 @@ func resolutionOf(r networking.ServiceEntry_Resolution) mesh.Resolution {
 		return mesh.ResolutionDNS
 	case networking.ServiceEntry_DNS_ROUND_ROBIN:
 		return mesh.ResolutionDNSRoundRobin
+	case networking.ServiceEntry_DYNAMIC_DNS:
+		return mesh.ResolutionDynamicDNS
 	}
 	return mesh.ResolutionPassthrough
 }

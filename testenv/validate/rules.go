@@ -166,8 +166,9 @@ func (c *check) upstream(path string, u *clusterv3.Cluster) {
 	if (kind == clusterv3.Cluster_EDS) != (u.GetEdsClusterConfig() != nil) {
 		c.add(path, "type %s with eds_cluster_config: %t", kind, u.GetEdsClusterConfig() != nil)
 	}
-	if (kind == clusterv3.Cluster_ORIGINAL_DST) != (u.GetLbPolicy() == clusterv3.Cluster_CLUSTER_PROVIDED) && u.GetLoadBalancingPolicy() == nil {
-		c.add(path, "type %s with lb_policy %s: ORIGINAL_DST and CLUSTER_PROVIDED go together", kind, u.GetLbPolicy())
+	c.lookupUpstream(path, u)
+	if own := kind == clusterv3.Cluster_ORIGINAL_DST || lookupConfig(u) != nil; own != (u.GetLbPolicy() == clusterv3.Cluster_CLUSTER_PROVIDED) && u.GetLoadBalancingPolicy() == nil {
+		c.add(path, "type %s with lb_policy %s: ORIGINAL_DST or a dynamic forward proxy and CLUSTER_PROVIDED go together", kind, u.GetLbPolicy())
 	}
 	inline := u.GetLoadAssignment() != nil
 	switch kind {

@@ -75,11 +75,12 @@ func put[M any](to *map[string]M, name string, m M) {
 	(*to)[name] = m
 }
 
-// Check checks every resource, that no two listeners have one address, and that
-// what resources refer to is there: routes of listeners, upstreams of listeners
-// and routes, assignments of upstreams.
+// Check checks every resource, that no two listeners have one address, that what
+// resources refer to is there (routes of listeners, upstreams of listeners and
+// routes, assignments of upstreams), and that names are looked up where upstreams
+// take them from.
 func (s *Snapshot) Check() error {
-	errs := []error{s.addresses()}
+	errs := []error{s.addresses(), s.caches()}
 	for _, n := range slices.Sorted(maps.Keys(s.listeners)) {
 		errs = append(errs, s.one(s.listeners[n]))
 	}
@@ -143,6 +144,10 @@ func (r *references) message(path string, m proto.Message) {
 		if _, ok := r.snapshot.routes[m.GetRouteConfigName()]; !ok {
 			r.check.add(path, "route configuration %q is not there", m.GetRouteConfigName())
 		}
+	case *listenerv3.FilterChain:
+		r.streamLookups(path, m)
+	case *hcmv3.HttpConnectionManager:
+		r.httpLookups(path, m)
 	case *tcpproxyv3.TcpProxy:
 		r.upstream(path, m.GetCluster())
 		for _, w := range m.GetWeightedClusters().GetClusters() {

@@ -20,6 +20,7 @@ func FuzzServiceEntry(f *testing.F) {
 		`{"address":"192.0.2.1","labels":{"app":"a"},"serviceAccount":"web","ports":{"http":8080}}`)
 	f.Add(`{"hosts":["a.example"],"ports":[{"number":80,"name":"grpc","protocol":"GRPC"}],"resolution":"DNS","endpoints":[{"address":"b.example","weight":7,"locality":"r/z"}]}`, `{}`)
 	f.Add(`{"hosts":["a.example"],"ports":[{"number":80,"name":"x","protocol":""}],"resolution":"STATIC","endpoints":[{"address":"unix:///run/a.sock"}]}`, `{}`)
+	f.Add(`{"hosts":["*.a.example"],"ports":[{"number":80,"name":"http","protocol":"HTTP"},{"number":443,"name":"tls","protocol":"TLS"},{"number":90,"name":"tcp","protocol":"TCP"}],"resolution":"DYNAMIC_DNS"}`, `{}`)
 	f.Fuzz(func(t *testing.T, service, workload string) {
 		if len(service)+len(workload) > 4096 {
 			return

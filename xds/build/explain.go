@@ -128,8 +128,27 @@ func explain(in Inputs, v View, id UpstreamID) Explanation {
 		x.Candidates = append(x.Candidates, explainedEndpoint(c, v))
 	}
 	x.Dialled = explainedAddresses(sel.Groups)
+	if byRequest(s) {
+		return explainLookup(x, v, at)
+	}
 	x.Notes = notes(in, v, s, x)
 	x.Notes = append(x.Notes, drainNotes(in, sel)...)
+	return x
+}
+
+// explainLookup tells of a service whose names are looked up by request.
+func explainLookup(x Explanation, v View, at served) Explanation {
+	if v.Dialect == mesh.DialectGRPC {
+		x.Notes = []string{"gRPC clients do not look up the names of a wildcard (resolution DYNAMIC_DNS): requests fail"}
+		return x
+	}
+	told, held := "server name", "connections without a name within the wildcard are not taken"
+	if at.port.Protocol.IsHTTP() {
+		told, held = "Host header", "requests for other hosts, or for ports that the service has not, are not taken"
+	}
+	x.Candidates = []ExplainedEndpoint{{Address: string(at.service.Key.Hostname), Health: mesh.HealthUnknown.String(), Kept: true, Verdict: VerdictByRequest,
+		Reason: "the proxy looks up the name in the " + told + " (resolution DYNAMIC_DNS), within the wildcard, and dials what it finds"}}
+	x.Notes = []string{held}
 	return x
 }
 

@@ -102,8 +102,9 @@ func (f *filters) blackHole() ([]*listenerv3.Filter, error) {
 	}, mesh.ProtocolTCP)
 }
 
-// tcpFilters makes the filters of a chain that ends in a TCP proxy.
-func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy, protocol mesh.Protocol) ([]*listenerv3.Filter, error) {
+// tcpFilters makes the filters of a chain that ends in a TCP proxy, right before
+// which some may stand.
+func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy, protocol mesh.Protocol, before ...*listenerv3.Filter) ([]*listenerv3.Filter, error) {
 	out, err := f.prelude()
 	if err != nil {
 		return nil, err
@@ -127,7 +128,7 @@ func (f *filters) tcpFilters(t *tcpproxyv3.TcpProxy, protocol mesh.Protocol) ([]
 	if err != nil {
 		return nil, err
 	}
-	return append(out, p), nil
+	return append(append(out, before...), p), nil
 }
 
 // prelude is what every inbound chain of an Istio proxy begins with.
@@ -155,7 +156,7 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, p mesh.
 	h := &hcmv3.HttpConnectionManager{
 		StatPrefix:         stat,
 		RouteSpecifier:     routes.RouteSpecifier,
-		HttpFilters:        f.httpFilters(p),
+		HttpFilters:        f.httpFilters(p, routes.GetRds().GetRouteConfigName()),
 		AccessLog:          f.logs,
 		Tracing:            spans,
 		UpgradeConfigs:     []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
@@ -194,8 +195,9 @@ func inline(r *routev3.RouteConfiguration) *hcmv3.HttpConnectionManager {
 	return &hcmv3.HttpConnectionManager{RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: r}}
 }
 
-// httpFilters lists the HTTP filters in the order in which requests pass them.
-func (f *filters) httpFilters(p mesh.Protocol) []*hcmv3.HttpFilter {
+// httpFilters lists the HTTP filters in the order in which requests pass them;
+// routes is the name of the route configuration, "" if it is the listener's own.
+func (f *filters) httpFilters(p mesh.Protocol, routes string) []*hcmv3.HttpFilter {
 	var out []*hcmv3.HttpFilter
 	if f.istio {
 		inMesh := f.own.GetProxyHeaders().GetMetadataExchangeHeaders().GetMode() == meshconfig.ProxyConfig_ProxyHeaders_IN_MESH
@@ -216,6 +218,7 @@ func (f *filters) httpFilters(p mesh.Protocol) []*hcmv3.HttpFilter {
 	for _, config := range f.stats {
 		out = append(out, httpFilter(statsName, config))
 	}
+	out = append(out, f.lookupFilters(routes)...)
 	quiet := f.own.GetProxyHeaders().GetEnvoyDebugHeaders().GetDisabled().GetValue()
 	return append(out, httpFilter(routerName, &routerv3.Router{SuppressEnvoyHeaders: quiet}))
 }

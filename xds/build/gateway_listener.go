@@ -158,6 +158,9 @@ func (x *gatewayServer) streamChains(f *filters, routes []streamRoute, used chai
 		if x.kind == serverTLS {
 			names = x.names
 		}
+		if r = f.holdStream(r, names); r.to[0].lookup != nil {
+			names = r.names // those within the wildcard
+		}
 		match, ok := used.take(names, r.ranges)
 		if !ok {
 			continue

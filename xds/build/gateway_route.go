@@ -36,6 +36,7 @@ func routerRoutes(in Inputs, v View, name string) (*routev3.RouteConfiguration, 
 	}
 	for _, h := range b.order {
 		catchAllsLast(h)
+		holdLookups(in, v, h)
 	}
 	return routeConfiguration(name, b.order), nil
 }

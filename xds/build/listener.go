@@ -183,6 +183,7 @@ func projectListener(in Inputs, v View, name string) View {
 		case !at.addr.IsUnspecified() && !at.addr.IsLoopback():
 			p.Cluster, p.Network, p.NetworkView = v.Cluster, v.Network, v.NetworkView
 		case boundEgress(in, v, at) != nil:
+		case len(lookupNames(in, v, at.port))+len(lookupNames(in, anyone, at.port)) > 0: // of services that not all may see
 		case onlyHTTP(in, v, at.port) && onlyHTTP(in, anyone, at.port) && spokenAlike(in, v, anyone, at.port):
 			// All see HTTP there, and the listener names no service.
 			if p.Sidecar = policySidecar(in, v); p.Sidecar == (ObjectName{}) {
@@ -285,6 +286,9 @@ func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
 	case v.Kind == mesh.ProxyRouter:
 		return routerAffected(in, v, c)
 	case v.Kind == mesh.ProxySidecar:
+		if lookupsChanged(in, c) {
+			return Affected{All: true}
+		}
 		c = streamsChanged(in, c)
 		names := map[string]struct{}{}
 		for _, n := range boundListeners(in, v) {

@@ -15,6 +15,8 @@ const (
 	UpstreamPassthrough = "PassthroughCluster"
 	// UpstreamInboundPassthrough dials the original destination of inbound traffic.
 	UpstreamInboundPassthrough = "InboundPassthroughCluster"
+	// UpstreamAnyLookup dials the host that a request names, whatever it is.
+	UpstreamAnyLookup = "AllowAnyDynamicDNSCluster"
 )
 
 // Direction says which way an upstream's traffic goes, seen from the proxy's

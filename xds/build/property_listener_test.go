@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,6 +69,10 @@ func drawService(t *rapid.T, id mesh.ClusterID) registry.ServiceState {
 		})
 	}
 	st.Definition = d
+	if strings.HasPrefix(string(st.Key.Hostname), "*.") && rapid.Bool().Draw(t, "by request") {
+		byNameOfRequest(d)
+		return st
+	}
 	st.Endpoints = drawPods(t, id, d.Ports)
 	return st
 }
@@ -83,6 +88,13 @@ func drawEntry(t *rapid.T, d *mesh.Definition) {
 	if len(d.Addresses)+len(d.Prefixes) == 0 && rapid.Bool().Draw(t, "allocated") {
 		d.AutoAddresses = drawAddrs(t, "auto", 2)
 	}
+}
+
+// byNameOfRequest makes a definition that of a wildcard whose names proxies look up.
+func byNameOfRequest(d *mesh.Definition) {
+	d.Origin.Kind, d.Resolution, d.ExternalName = string(mesh.KindServiceEntry), mesh.ResolutionDynamicDNS, ""
+	d.Addresses, d.Prefixes, d.AutoAddresses, d.Selector = nil, nil, nil, nil
+	d.Ports = slices.DeleteFunc(d.Ports, func(p mesh.Port) bool { return !p.Protocol.NamesHost() })
 }
 
 func drawPods(t *rapid.T, id mesh.ClusterID, ports []mesh.Port) []mesh.Endpoint {
@@ -155,7 +167,8 @@ func drawLab(t *rapid.T) *lab {
 		AccessLogFile: rapid.SampledFrom([]string{"", "/dev/stdout"}).Draw(t, "log"),
 		EnableTracing: rapid.Bool().Draw(t, "tracing"),
 		OutboundTrafficPolicy: &meshconfig.MeshConfig_OutboundTrafficPolicy{Mode: rapid.SampledFrom([]meshconfig.MeshConfig_OutboundTrafficPolicy_Mode{
-			meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, meshconfig.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY}).Draw(t, "policy")},
+			meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY, meshconfig.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY,
+			meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS}).Draw(t, "policy")},
 		DefaultProviders: &meshconfig.MeshConfig_DefaultProviders{Metrics: rapid.SampledFrom([][]string{nil, {"prometheus"}}).Draw(t, "metrics")},
 	}
 	l := newLab(m, "c2")

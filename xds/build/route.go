@@ -187,7 +187,7 @@ func portRoutes(in Inputs, v View, name string, port uint16) (*routev3.RouteConf
 	}
 	for i := range ruled {
 		if h := ruled[i].virtualHost(v, port, taken); h != nil {
-			hosts = append(hosts, h)
+			hosts = append(hosts, holdLookups(in, v, h))
 		}
 	}
 	if _, ok := taken["*"]; !ok { // a service or a rule may stand for every host itself

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	httplookupv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/dynamic_forward_proxy/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -104,7 +105,7 @@ func (b *routeBuilder) virtualHost(host mesh.Hostname, domains []string) (*route
 		return nil, nil
 	}
 	routes, err := b.routesOf(host)
-	return routedHost(b.v, host, b.port, domains, routes), err
+	return holdLookups(b.in, b.v, routedHost(b.v, host, b.port, domains, routes)), err
 }
 
 func routedHost(v View, host mesh.Hostname, port uint16, domains []string, routes []*routev3.Route) *routev3.VirtualHost {
@@ -112,8 +113,8 @@ func routedHost(v View, host mesh.Hostname, port uint16, domains []string, route
 }
 
 // catchAll is the virtual host for hosts that the mesh does not know: they are
-// dialled as if there were no proxy, or refused if the mesh allows only what it
-// knows.
+// dialled as if there were no proxy, looked up if the mesh says so, or refused if
+// it allows only what it knows.
 func catchAll(in Inputs, v View) *routev3.VirtualHost {
 	everything := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
 	if registryOnly(in, v) {
@@ -124,12 +125,20 @@ func catchAll(in Inputs, v View) *routev3.VirtualHost {
 			}}},
 		}
 	}
-	return &routev3.VirtualHost{
+	to := elsewhere(in, v)
+	if looksUpAny(in, v) {
+		to = UpstreamAnyLookup
+	}
+	out := &routev3.VirtualHost{
 		Name: allowAny, Domains: []string{"*"}, IncludeRequestAttemptCount: !v.Tuning.routes.uncounted,
 		Routes: []*routev3.Route{{Name: allowAny, Match: everything, Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: elsewhere(in, v)},
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: to},
 			Timeout:          duration(0),
 			MaxGrpcTimeout:   duration(0), //nolint:staticcheck // as above
 		}}}},
 	}
+	if to == UpstreamAnyLookup {
+		put(&out.TypedPerFilterConfig, lookupFilter(to), mustAny(&httplookupv3.PerRouteConfig{}))
+	}
+	return out
 }

@@ -37,11 +37,15 @@ type streamRoute struct {
 type streamTarget struct {
 	upstream UpstreamID
 	weight   uint32
+	// lookup is the service port whose names are looked up, nil as a rule; dropped
+	// says that they cannot be (see holdStream).
+	lookup  *served
+	dropped bool
 }
 
 // name is the upstream's; what cannot be used drops its share of connections.
 func (t streamTarget) name() string {
-	if t.upstream.Host == gatewayapi.Unresolved {
+	if t.dropped || t.upstream.Host == gatewayapi.Unresolved {
 		return UpstreamBlackHole
 	}
 	return t.upstream.String()
@@ -76,7 +80,7 @@ func (s *streamScope) routes() []streamRoute {
 }
 
 func (s *streamScope) straight() streamRoute {
-	return streamRoute{to: []streamTarget{{UpstreamID{Direction: DirectionOutbound, Port: s.port, Host: s.at.service.Key.Hostname}, 1}}}
+	return streamRoute{to: []streamTarget{{upstream: UpstreamID{Direction: DirectionOutbound, Port: s.port, Host: s.at.service.Key.Hostname}, weight: 1}}}
 }
 
 // byName lists the routes of rules for TLS.
@@ -145,7 +149,7 @@ func (s *streamScope) targets(list []*networking.RouteDestination, namespace str
 	for _, d := range list {
 		if d.GetWeight() > 0 || len(list) == 1 {
 			to := resolveDestination(s.in, s.v, d.GetDestination(), namespace, s.port)
-			out = append(out, streamTarget{to, uint32(max(d.GetWeight(), 1))})
+			out = append(out, streamTarget{upstream: to, weight: uint32(max(d.GetWeight(), 1))})
 		}
 	}
 	return out
@@ -191,7 +195,11 @@ func (f *filters) streamChains(at served, names []string, ranges []netip.Prefix,
 		}
 		if r.rule == nil {
 			r.names = names
+			if byRequest(at.service) && len(names) == 0 {
+				r.names = []string{string(at.service.Key.Hostname)}
+			}
 		}
+		r = f.holdStream(r, r.names)
 		match, ok := used.take(r.names, r.ranges)
 		if !ok {
 			continue
@@ -282,7 +290,11 @@ func (f *filters) stream(r *streamRoute, p mesh.Protocol) ([]*listenerv3.Filter,
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
 	}
 	f.limitStream(t, r.to[0].upstream)
-	return f.tcpFilters(t, p)
+	lookups, err := r.to[0].lookupFilters(f.in, f.v)
+	if err != nil {
+		return nil, err
+	}
+	return f.tcpFilters(t, p, lookups...)
 }
 
 // limitStream applies what a DestinationRule says of the connections to an

@@ -36,6 +36,7 @@ const (
 //     those that pass traffic on to where it was going;
 //   - for routers that an AUTO_PASSTHROUGH server makes east-west gateways
 //     outbound_.PORT_._.HOST, which pass mTLS on unopened;
+//   - AllowAnyDynamicDNSCluster for sidecars if the mesh looks up unknown hosts;
 //   - BlackHoleCluster for all but gRPC clients.
 type Upstreams struct{}
 
@@ -76,6 +77,9 @@ func ownUpstreamNames(in Inputs, v View) []string {
 		if v.Kind != mesh.ProxyRouter {
 			out = append(out, UpstreamPassthrough, UpstreamInboundPassthrough)
 			out = append(out, inboundNames(v)...)
+			if looksUpAny(in, v) {
+				out = append(out, UpstreamAnyLookup)
+			}
 		}
 	}
 	slices.Sort(out)
@@ -110,6 +114,8 @@ func projectUpstream(in Inputs, v View, name string) View {
 	switch name {
 	case UpstreamBlackHole, UpstreamPassthrough, UpstreamInboundPassthrough:
 		return projectStatic(v, name)
+	case UpstreamAnyLookup:
+		return projectAnyLookup(in, v)
 	}
 	id, ok := parseAnyName(name)
 	switch {
@@ -145,6 +151,8 @@ func buildUpstream(in Inputs, v View, name string) (*clusterv3.Cluster, error) {
 	switch name {
 	case UpstreamBlackHole, UpstreamPassthrough, UpstreamInboundPassthrough:
 		return staticUpstream(in, v, name), nil
+	case UpstreamAnyLookup:
+		return anyLookup(in, v)
 	}
 	id, ok := parseAnyName(name)
 	switch {
@@ -233,6 +241,9 @@ func projectOutbound(in Inputs, v View, id UpstreamID) View {
 	if resolves(x.service) {
 		p = withSelection(in, v, p, id, x.served)
 	}
+	if byRequest(x.service) {
+		p.IPv4, p.IPv6 = families(v)
+	}
 	if v.Kind == mesh.ProxyRouter && v.Dialect != mesh.DialectGRPC &&
 		(x.port.Protocol == mesh.ProtocolAuto || dialsOriginal(x.service) || secretElsewhere(View{}, x)) {
 		p.Kind = v.Kind
@@ -254,6 +265,9 @@ func outboundUpstream(in Inputs, v View, id UpstreamID) (*clusterv3.Cluster, err
 	}
 	if x.service.Lead.MeshExternal {
 		markExternal(d.Cluster)
+	}
+	if byRequest(x.service) {
+		return lookupUpstream(in, v, d, x)
 	}
 	switch {
 	case passesThrough(x.policy), dialsOriginal(x.service) && v.Kind != mesh.ProxyRouter:

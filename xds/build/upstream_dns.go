@@ -45,7 +45,12 @@ func resolved(in Inputs, v View, u *clusterv3.Cluster, r mesh.Resolution, p *pla
 	}
 	// The extension that is to replace these fields is unknown to older proxies.
 	u.RespectDnsTtl, u.DnsJitter, u.DnsRefreshRate = true, duration(dnsJitter), refresh //nolint:staticcheck // as above
-	u.TypedDnsResolverConfig = &corev3.TypedExtensionConfig{Name: "envoy.network.dns_resolver.cares",
+	u.TypedDnsResolverConfig = nameResolver()
+}
+
+// nameResolver is who looks names up for a proxy.
+func nameResolver() *corev3.TypedExtensionConfig {
+	return &corev3.TypedExtensionConfig{Name: "envoy.network.dns_resolver.cares",
 		TypedConfig: mustAny(&caresv3.CaresDnsResolverConfig{UdpMaxQueries: u32(dnsQueries)})}
 }
 

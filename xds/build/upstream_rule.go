@@ -78,7 +78,7 @@ func (d *draft) applyPolicy(in Inputs, x *upstreamRule) {
 	}
 	d.applyHTTP2(pool.GetHttp())
 	d.applyOutliers(x.policy.GetOutlierDetection())
-	if d.GetType() == clusterv3.Cluster_ORIGINAL_DST {
+	if _, custom := d.ClusterDiscoveryType.(*clusterv3.Cluster_ClusterType); custom || d.GetType() == clusterv3.Cluster_ORIGINAL_DST {
 		d.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 		return
 	}

@@ -14,7 +14,8 @@ import (
 // VerdictCode says what became of one candidate endpoint.
 type VerdictCode uint8
 
-// What may become of a candidate. The first two keep it, all others drop it.
+// What may become of a candidate. The first two and the last keep it, all others
+// drop it.
 const (
 	// VerdictDirect: the endpoint's own address is dialled.
 	VerdictDirect VerdictCode = iota
@@ -59,20 +60,24 @@ const (
 	VerdictSNIRule
 	// VerdictDrained: the endpoint's cluster or network is drained.
 	VerdictDrained
+
+	// VerdictByRequest: not an endpoint but a wildcard; the proxy looks up the name
+	// that each request asks for, and dials what it finds.
+	VerdictByRequest
 )
 
 // String names the code.
 func (c VerdictCode) String() string {
 	return [...]string{"Direct", "ThroughGateway", "ClusterLocal", "NodeLocal", "NetworkView", "AddressFamily",
 		"NoGateway", "GatewayUnresolved", "GatewayAddressFamily", "GatewayNotMTLS", "GatewayNotReady", "SNINotMTLS",
-		"MixedTLS", "PortName", "NoAddress", "NotInSubset", "GatewayTLSRule", "SNITLSRule", "Drained"}[c]
+		"MixedTLS", "PortName", "NoAddress", "NotInSubset", "GatewayTLSRule", "SNITLSRule", "Drained", "LookedUpByRequest"}[c]
 }
 
 // MarshalText renders the code by its name.
 func (c VerdictCode) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // Kept reports whether the candidate is among what the proxy is sent.
-func (c VerdictCode) Kept() bool { return c <= VerdictGateway }
+func (c VerdictCode) Kept() bool { return c <= VerdictGateway || c == VerdictByRequest }
 
 // Verdict is the decision about one candidate: a code and what it refers to.
 // It holds no text; [Candidate.Text] renders the reason when somebody asks.

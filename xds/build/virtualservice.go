@@ -61,6 +61,8 @@ type virtualServices struct {
 	roots map[ObjectName][]ObjectName
 	// leading lists by host those that send something there.
 	leading map[mesh.Hostname][]*virtualService
+	// wildTargets are those of these hosts that are wildcards.
+	wildTargets []mesh.Hostname
 }
 
 // boundRules is the VirtualServices of one gateway, in order.
@@ -113,6 +115,11 @@ func indexVirtualServices(all []*mesh.Object) *virtualServices {
 			}
 		}
 		slices.SortFunc(b.lengths, func(a, b int) int { return b - a })
+	}
+	for h := range x.leading {
+		if isWild(h) {
+			x.wildTargets = append(x.wildTargets, h)
+		}
 	}
 	return x
 }
