@@ -9,13 +9,18 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	lookupv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
+	dnscachev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/dynamic_forward_proxy/v3"
+	httplookupv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/dynamic_forward_proxy/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	snilookupv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_dynamic_forward_proxy/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -323,4 +328,73 @@ func TestSnapshotFindsDanglingReferences(t *testing.T) {
 	require.NoError(t, s.Check(), "the proxy has the upstream from its bootstrap configuration")
 	require.ErrorContains(t, s.Add(&corev3.Node{}), "not a resource")
 	require.Equal(t, []string{"80"}, RouteNames(goodListener(nil)))
+}
+
+// TestSnapshotFollowsLookups: upstreams that dial what a filter looked up.
+func TestSnapshotFollowsLookups(t *testing.T) {
+	cache := func(family clusterv3.Cluster_DnsLookupFamily) *dnscachev3.DnsCacheConfig {
+		return &dnscachev3.DnsCacheConfig{Name: "cache", DnsLookupFamily: family}
+	}
+	v4, v6 := clusterv3.Cluster_V4_ONLY, clusterv3.Cluster_V6_ONLY
+	dials := func(edit func(*clusterv3.Cluster)) *clusterv3.Cluster {
+		u := &clusterv3.Cluster{Name: "up", LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED, ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{
+			ClusterType: &clusterv3.Cluster_CustomClusterType{Name: "x", TypedConfig: pack(&lookupv3.ClusterConfig{
+				ClusterImplementationSpecifier: &lookupv3.ClusterConfig_DnsCacheConfig{DnsCacheConfig: cache(v4)}})}}}
+		if edit != nil {
+			edit(u)
+		}
+		return u
+	}
+	looks := func(family clusterv3.Cluster_DnsLookupFamily, disabled bool) *hcmv3.HttpFilter {
+		f := httpFilter("look", &httplookupv3.FilterConfig{ImplementationSpecifier: &httplookupv3.FilterConfig_DnsCacheConfig{DnsCacheConfig: cache(family)}})
+		f.Disabled = disabled
+		return f
+	}
+	sni := filter("sni", &snilookupv3.FilterConfig{DnsCacheConfig: cache(v4), PortSpecifier: &snilookupv3.FilterConfig_PortValue{PortValue: 443}})
+	listener := func(c *listenerv3.FilterChain) *listenerv3.Listener {
+		return &listenerv3.Listener{Name: "l", Address: address("0.0.0.0", 80), FilterChains: []*listenerv3.FilterChain{c},
+			ListenerFilters: []*listenerv3.ListenerFilter{inspector(&tlsinspectorv3.TlsInspector{})}}
+	}
+	web := func(filters ...*hcmv3.HttpFilter) *listenerv3.Listener {
+		return listener(chain(nil, hcm("80", append(filters, httpFilter("router", &routerv3.Router{}))...)))
+	}
+	on := host("a", "*")
+	on.TypedPerFilterConfig = map[string]*anypb.Any{"look": pack(&httplookupv3.PerRouteConfig{})}
+	named := &listenerv3.FilterChainMatch{ServerNames: []string{"*.example"}}
+	strict := func(u *clusterv3.Cluster) {
+		u.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptionsName: pack(&httpv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{}}}})}
+	}
+	for name, tc := range map[string]struct {
+		upstream *clusterv3.Cluster
+		listener *listenerv3.Listener
+		host     *routev3.VirtualHost
+		want     string
+	}{
+		"on by itself":          {dials(nil), web(looks(v4, false)), host("a", "*"), ""},
+		"on by the host":        {dials(nil), web(looks(v4, true)), on, ""},
+		"off":                   {dials(nil), web(looks(v4, true)), host("a", "*"), "no filter that is on"},
+		"no filter":             {dials(nil), web(), host("a", "*"), "no filter that is on"},
+		"other settings":        {dials(nil), web(looks(v6, false)), host("a", "*"), `DNS cache "cache" has other settings elsewhere`},
+		"by server name":        {dials(nil), listener(chain(named, sni, tcp("up"))), nil, ""},
+		"any server name":       {dials(nil), listener(chain(nil, sni, tcp("up"))), nil, "looks up any server name"},
+		"no server name":        {dials(nil), listener(chain(named, tcp("up"))), nil, `the server name is looked up into ""`},
+		"looked up for nothing": {upstream(clusterv3.Cluster_STATIC, nil), listener(chain(named, sni, tcp("up"))), nil, `takes what it dials from DNS cache ""`},
+		"who is not verified":   {dials(strict), web(looks(v4, false)), host("a", "*"), "allow_insecure_cluster_options"},
+		"another balancer":      {dials(func(u *clusterv3.Cluster) { u.LbPolicy = 0 }), web(looks(v4, false)), host("a", "*"), "go together"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &Snapshot{}
+			require.NoError(t, s.Add(tc.upstream, tc.listener))
+			if tc.host != nil {
+				require.NoError(t, s.Add(routes(tc.host)))
+			}
+			if tc.want == "" {
+				require.NoError(t, s.Check())
+			} else {
+				require.ErrorContains(t, s.Check(), tc.want)
+			}
+		})
+	}
 }
