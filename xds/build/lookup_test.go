@@ -35,7 +35,7 @@ http:
 		"its port":               {"192.0.2.1:80", "", "one.wiki.example:80", "/", "*.wiki.example:80"},
 		"the root of DNS":        {"192.0.2.1:80", "", "one.wiki.example.", "/", "*.wiki.example:80"},
 		"another port":           {"192.0.2.1:80", "", "one.wiki.example:22", "/", "dropped"},
-		"user information":       {"192.0.2.1:80", "", "127.0.0.1:22@one.wiki.example", "/", "dropped"},
+		"user information":       {"192.0.2.1:80", "", "127.0.0.1@one.wiki.example", "/", "dropped"},
 		"led from outside":       {"192.0.2.1:80", "", "led.example", "/", "dropped"},
 		"given another name":     {"192.0.2.1:80", "", "led.example", "/one", "*.wiki.example:80"},
 		"given another port":     {"192.0.2.1:80", "", "led.example", "/port", "dropped"},
