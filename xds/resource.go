@@ -53,7 +53,16 @@ const versionLen = 16
 
 // newResource wraps an encoded message. message is copied.
 func newResource(typeURL, name string, revision uint64, message []byte) *Resource {
-	hash := xxhash.Sum64(message)
+	return hashedResource(typeURL, name, revision, message, xxhash.Sum64(message))
+}
+
+// completed is a resource with something added, for a single proxy. Its version
+// is made of the stamp: nothing that is told of it allows guesses at the addition.
+func completed(typeURL string, r *Resource, message []byte, stamp string) *Resource {
+	return hashedResource(typeURL, r.Name, r.Revision, message, r.hash^xxhash.Sum64String(stamp))
+}
+
+func hashedResource(typeURL, name string, revision uint64, message []byte, hash uint64) *Resource {
 	version := hex16(hash)
 	anyLen := sizeBytes(len(typeURL)) + sizeBytes(len(message))
 	recLen := sizeBytes(versionLen) + sizeBytes(len(name)) + sizeBytes(anyLen)

@@ -60,6 +60,8 @@ type job struct {
 	updated []string // upstreams that the proxy had before
 	whole   bool     // everything selected
 	version uint64
+	// withheld: of something it is not known yet what the proxy may have.
+	withheld bool
 }
 
 // sendPending sends one response of each type that has something pending and
@@ -116,7 +118,8 @@ func (s *stream) next(k *kind, mayWait, clustersHeld bool) (j job, state nextSta
 	return j, nextReady
 }
 
-// make assembles a response. It reports false if there is nothing to say.
+// make assembles a response. It reports false if there is nothing to say. What is
+// withheld is an answer when it comes.
 func (s *stream) make(j *job) bool {
 	if j.dirty.all {
 		release, err := s.srv.admit(s.tr.Context())
@@ -141,7 +144,7 @@ func (s *stream) make(j *job) bool {
 	default:
 		s.makeNames(j, facets)
 	}
-	return len(j.data) > 1 || len(j.removed) > 0 || j.dirty.answer || s.whole(j)
+	return len(j.data) > 1 || len(j.removed) > 0 || j.dirty.answer && !j.withheld || s.whole(j)
 }
 
 // whole reports whether the response has to be sent even though it is empty:
@@ -160,7 +163,7 @@ func (s *stream) makeAll(j *job, facets []*facet) {
 	asked := j.group.key.sel.names
 	for _, f := range facets {
 		for _, e := range f.entries {
-			r := e.get(s.srv.graph.builder)
+			r := s.resource(j, e)
 			had, known := j.initial[e.name]
 			switch {
 			case r == nil:
@@ -204,7 +207,7 @@ func (s *stream) makeNames(j *job, facets []*facet) {
 			}
 			continue // no longer wanted
 		}
-		switch r := e.get(s.srv.graph.builder); {
+		switch r := s.resource(j, e); {
 		case r == nil:
 		case r == absent:
 			if s.delta {
@@ -228,7 +231,7 @@ func (s *stream) worthTelling(j *job, facets []*facet) bool {
 		if e == nil {
 			return true
 		}
-		if r := e.get(s.srv.graph.builder); r != nil && !j.refused(r) {
+		if r := s.resource(j, e); r != nil && !j.refused(r) {
 			return true
 		}
 	}

@@ -76,6 +76,9 @@ type Config struct {
 	// PerProxy serves further types, by type URL, with answers that depend on the
 	// single proxy. A key that ends in "/" stands for all types with that prefix.
 	PerProxy map[string]PerProxy
+	// Completers add to resources of the generators, by type URL, what only single
+	// proxies may have. It is for types that are asked for by name.
+	Completers map[string]Completer
 	// Reports takes what proxies report of themselves, by type URL: requests that
 	// are never answered. It is called on the stream's goroutine and must return
 	// at once.
@@ -188,6 +191,11 @@ func (srv *Server) addKinds() error {
 		k.expired, k.sizes = srv.metrics.expiredNonce.WithLabelValues(k.short), srv.metrics.configSize.WithLabelValues(k.short)
 		srv.kinds.list = append(srv.kinds.list, k)
 		srv.kinds.byURL[url] = k
+	}
+	for url := range srv.cfg.Completers {
+		if k := srv.kinds.byURL[url]; k == nil || k.legacy {
+			return fmt.Errorf("a completer for %s: it is for types that are served, and asked for by name", url)
+		}
 	}
 	srv.kinds.cds, srv.kinds.eds = srv.kinds.byURL[TypeCDS], srv.kinds.byURL[TypeEDS]
 	srv.graph.setKinds(srv.kinds.list)

@@ -48,10 +48,6 @@ func (Extensions) Project(in Inputs, v View, name string) View {
 func (Extensions) Build(in Inputs, v View, name string) (proto.Message, error) {
 	for _, p := range plugins(in, v) {
 		if p.resourceName() == name {
-			if in.Report != nil && p.spec.GetImagePullSecret() != "" {
-				in.Report(p.object, "spec.imagePullSecret", "is not handed to proxies: the module is fetched without it; "+
-					"use a registry that needs none, or a file:// URL")
-			}
 			return p.extension()
 		}
 	}

@@ -229,8 +229,7 @@ func (p *wasmPlugin) code() *corev3.AsyncDataSource {
 }
 
 // environment is the module's environment, by which the agent learns how to fetch
-// it. What is built is shared by proxies, so no secret is in it: the agent fetches
-// without the plugin's pull secret.
+// it. What is built is shared by proxies, so no secret is in it: see [WithPullSecret].
 func (p *wasmPlugin) environment() *wasmv3.EnvironmentVariables {
 	out := &wasmv3.EnvironmentVariables{KeyValues: map[string]string{}}
 	for _, e := range p.spec.GetVmConfig().GetEnv() {

@@ -230,6 +230,7 @@ func (c *Control) newSecurity() error {
 		return fmt.Errorf("prepare CSR service: %w", err)
 	}
 	c.secrets = newGatewaySecrets(c)
+	c.pulls = newPullSecrets(c)
 	return nil
 }
 

@@ -65,12 +65,35 @@ func (l *leftOut) note(o *mesh.Object, field, message string) {
 	}
 	x.fields[field] = message
 	l.log.Warn("a part of an object is left out", zap.Stringer("object", o.Origin), zap.String("field", field), zap.String("because", message))
-	if len(x.fields) == 1 {
-		l.problems.Set(o.Origin, field, message)
+	l.tell(o, x)
+}
+
+// settle takes a word about a part back, if there was one: what it said is so no
+// more, though the object is the same.
+func (l *leftOut) settle(o *mesh.Object, field string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x := l.list[o.Key]
+	if x == nil || x.version != o.Version || x.fields[field] == "" {
+		return
+	}
+	delete(x.fields, field)
+	if len(x.fields) == 0 {
+		l.problems.Clear(o.Origin)
+		return
+	}
+	l.tell(o, x)
+}
+
+// tell writes what is left out of an object into the list of problems. mu is held.
+func (l *leftOut) tell(o *mesh.Object, x *leftOutOf) {
+	fields := slices.Sorted(maps.Keys(x.fields))
+	if len(fields) == 1 {
+		l.problems.Set(o.Origin, fields[0], x.fields[fields[0]])
 		return
 	}
 	var all []string
-	for _, f := range slices.Sorted(maps.Keys(x.fields)) {
+	for _, f := range fields {
 		all = append(all, f+" "+x.fields[f])
 	}
 	l.problems.Set(o.Origin, "", strings.Join(all, "; "))

@@ -74,15 +74,8 @@ func (s *secretWatches) start(ctx context.Context) (stop func()) {
 // get returns the data of a Secret or ConfigMap, nil if it does not exist. It
 // waits for the first reading.
 func (s *secretWatches) get(ctx context.Context, k secretKey) (map[string][]byte, error) {
-	w, err := s.watch(k)
-	if err != nil {
-		return nil, err
-	}
-	if !cache.WaitForCacheSync(ctx.Done(), w.synced) {
-		return nil, fmt.Errorf("secret %s: could not be read yet: check that the API server answers and that our account may list and watch secrets there", k)
-	}
-	obj, ok, err := w.store.GetByKey(k.namespace + "/" + k.name)
-	if err != nil || !ok {
+	obj, err := s.object(ctx, k)
+	if obj == nil || err != nil {
 		return nil, err
 	}
 	switch o := obj.(type) {
@@ -96,6 +89,35 @@ func (s *secretWatches) get(ctx context.Context, k secretKey) (map[string][]byte
 		return out, nil
 	}
 	return nil, fmt.Errorf("secret %s: watch returned a %T", k, obj)
+}
+
+// secret is [secretWatches.get] for a whole Secret, which must not be changed.
+func (s *secretWatches) secret(ctx context.Context, k secretKey) (*corev1.Secret, error) {
+	obj, err := s.object(ctx, k)
+	if obj == nil || err != nil {
+		return nil, err
+	}
+	secret, ok := obj.(*corev1.Secret)
+	if !ok {
+		return nil, fmt.Errorf("secret %s: watch returned a %T", k, obj)
+	}
+	return secret, nil
+}
+
+// object returns what is watched, nil if it does not exist.
+func (s *secretWatches) object(ctx context.Context, k secretKey) (any, error) {
+	w, err := s.watch(k)
+	if err != nil {
+		return nil, err
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), w.synced) {
+		return nil, fmt.Errorf("secret %s: could not be read yet: check that the API server answers and that our account may list and watch secrets there", k)
+	}
+	obj, ok, err := w.store.GetByKey(k.namespace + "/" + k.name)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return obj, nil
 }
 
 // watch returns the watch of a Secret, a new one if need be.

@@ -26,7 +26,7 @@ func (c *Control) securityParts() ([]part, error) {
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, part{"gateway secrets", c.secrets.run}, part{"root distribution", func(ctx context.Context) error {
+		parts = append(parts, part{"gateway secrets", c.secrets.run}, part{"pull secrets", c.pulls.run}, part{"root distribution", func(ctx context.Context) error {
 			defer close(c.kube.written)
 			return roots.run(ctx)
 		}})

@@ -55,6 +55,8 @@ type Control struct {
 	trust    *trust
 	access   *access
 	secrets  *gatewaySecrets
+	pulls    *pullSecrets
+	leftOut  *leftOut
 	machines *machines
 	xds      *xds.Server
 	// injection and validation are nil if the webhooks do not run.
@@ -93,6 +95,7 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	if c.machines, err = c.newMachines(); err != nil {
 		return nil, err
 	}
+	c.leftOut = newLeftOut(c.problems, log.Named("ads"), c.metrics)
 	c.xds, err = xds.New(xds.Config{
 		Store:         c.store,
 		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.Extensions{}, build.NameTables{}},
@@ -102,7 +105,8 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 		Authenticate:  c.admit,
 		Reports:       c.reports(),
 		PerProxy:      map[string]xds.PerProxy{typeSecret: c.secrets},
-		Problem:       newLeftOut(c.problems, log.Named("ads"), c.metrics).note,
+		Completers:    map[string]xds.Completer{build.TypeExtension: c.pulls},
+		Problem:       c.leftOut.note,
 		Identifier:    s.PodName,
 		Build:         b.forIstioctl(),
 		DebugCaller:   c.debugCaller,
