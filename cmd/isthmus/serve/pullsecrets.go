@@ -61,11 +61,18 @@ type pull struct {
 	// read: it was looked for. reading: somebody does so now, and again will
 	// another time.
 	read, reading, again bool
+	found
+	// plugins are the extension configurations that wait for it or have it.
+	plugins map[string]bool
+}
+
+// found is what was found of a credential.
+type found struct {
 	// config is the credential, in the form of Docker's config.json; why says why
 	// there is none. stamp tells one from another.
 	config, stamp, why string
-	// plugins are the extension configurations that wait for it or have it.
-	plugins map[string]bool
+	// from is where it was found.
+	from secretKey
 }
 
 func newPullSecrets(c *Control) *pullSecrets {
@@ -234,18 +241,15 @@ func (p *pullSecrets) readNow(k pullKey, x *pull) {
 // readOnce reads a credential and tells the proxies that may have it if it is
 // another. It reports whether it has changed again meanwhile.
 func (p *pullSecrets) readOnce(ctx context.Context, k pullKey, x *pull) (again bool) {
-	config, stamp, why, err := p.find(ctx, k)
+	f := p.find(ctx, k)
 	p.mu.Lock()
 	news := false
-	if err == nil || x.config == "" { // what cannot be read now is as it was
-		if err != nil {
-			why = err.Error()
+	if x.config == "" || !slices.Contains(f.unread, x.from) { // what cannot be read now is as it was
+		if f.why != "" {
+			f.why = "is not handed to proxies, which fetch the module without it: " + f.why
 		}
-		if why != "" {
-			why = "is not handed to proxies, which fetch the module without it: " + why
-		}
-		news = !x.read || x.config != config || x.why != why
-		x.read, x.config, x.stamp, x.why = true, config, stamp, why
+		news = !x.read || x.config != f.config || x.why != f.why
+		x.read, x.found = true, f.found
 	}
 	plugins := slices.Sorted(maps.Keys(x.plugins))
 	again, x.again = x.again, false
@@ -266,29 +270,38 @@ func (p *pullSecrets) readOnce(ctx context.Context, k pullKey, x *pull) (again b
 	return again
 }
 
-// find reads the first Secret that there is; why says why it is of no use. An
-// error means that it is not known what there is. A cluster whose Secrets cannot be
+// finding is what was found, and which Secrets could not be read.
+type finding struct {
+	found
+	unread []secretKey
+}
+
+// find reads the first Secret that there is. A cluster whose Secrets cannot be
 // read, as those of remotes unless they are told otherwise, does not stand in the
 // way of the primary's.
-func (p *pullSecrets) find(ctx context.Context, k pullKey) (config, stamp, why string, err error) {
+func (p *pullSecrets) find(ctx context.Context, k pullKey) finding {
+	var out finding
+	var failed error
 	for _, at := range p.places(k) {
-		s, wrong := p.secret(ctx, at)
-		if wrong != nil {
-			err = errors.Join(err, wrong)
+		s, err := p.secret(ctx, at)
+		if err != nil {
+			out.unread, failed = append(out.unread, at), errors.Join(failed, err)
 			continue
 		}
 		if s == nil {
 			continue
 		}
-		if config, wrong = dockerConfig(s); wrong != nil {
-			return "", "", fmt.Sprintf("secret %s: %v", at, wrong), nil
+		if out.config, err = dockerConfig(s); err != nil {
+			out.why = fmt.Sprintf("secret %s: %v", at, err)
+			return out
 		}
-		return config, string(s.UID) + "/" + s.ResourceVersion, "", nil
+		out.stamp, out.from = string(s.UID)+"/"+s.ResourceVersion, at
+		return out
 	}
-	if err != nil {
-		return "", "", "", err
+	if out.why = fmt.Sprintf("there is no Secret %s/%s in the proxy's cluster or the primary", k.namespace, k.name); failed != nil {
+		out.why = failed.Error()
 	}
-	return "", "", fmt.Sprintf("there is no Secret %s/%s in the proxy's cluster or the primary", k.namespace, k.name), nil
+	return out
 }
 
 func (p *pullSecrets) secret(ctx context.Context, at secretKey) (*corev1.Secret, error) {
