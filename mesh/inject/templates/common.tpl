@@ -124,7 +124,7 @@
     - name: ISTIO_META_NETWORK
       value: {{ . | quote }}
   {{- end }}
-  {{- with .DeploymentMeta.Name }}
+  {{- with index .ObjectMeta.Labels "service.istio.io/workload-name" | default .DeploymentMeta.Name }}
     - name: ISTIO_META_WORKLOAD_NAME
       value: {{ . | quote }}
   {{- end }}
