@@ -78,6 +78,9 @@ func (e environment) inject(f injectFlags) error {
 		return err
 	}
 	run := &injectRun{flags: f, templates: templates, request: inject.Request{Namespace: f.inNspace, Mesh: settings, NativeSidecars: f.native, Env: f.env()}}
+	for _, w := range templates.Warnings() {
+		run.notes = append(run.notes, "warning: "+w)
+	}
 	for _, name := range f.files {
 		text, err := readManifest(name)
 		if err != nil {

@@ -43,6 +43,16 @@ func TestInjectAgain(t *testing.T) {
 	}
 }
 
+// What is odd about the templates is said, and hinders nobody else.
+func TestInjectWarns(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	require.NoError(t, os.WriteFile(config, []byte("policy: enabled\ntemplates: {sidecar: 'metadata: {labels: {a: b}}', other: '{{ nosuch }}'}"), 0o600))
+	r := runCommand(t.Context(), "inject", "-f", "testdata/inject/objects.yaml", "--injectConfigFile", config)
+	require.Zero(t, r.code, r.err)
+	require.Contains(t, r.err, `warning: key config: template "other", line 1: function "nosuch" not defined`)
+	require.Contains(t, r.out, "a: b")
+}
+
 func TestInjectErrors(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {

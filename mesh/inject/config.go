@@ -67,6 +67,7 @@ type Config struct {
 	defaultTemplates []string
 	aliases          map[string][]string
 	templates        map[string]*template.Template
+	broken           map[string]error // templates that do not compile, by name
 	sources          map[string]string
 	never, always    []labels.Selector
 	annotations      map[string]string
@@ -98,7 +99,9 @@ func ParseConfigMap(data map[string]string, o Options) (*Config, error) {
 }
 
 // Parse reads both keys of ConfigMap istio-sidecar-injector, YAML or JSON, and
-// compiles every template. The error names everything that is wrong at once.
+// compiles every template. The error names everything that is wrong at once. A
+// template that no pod gets by default and that does not compile is a warning:
+// pods that name it are refused, all others do not need it.
 func Parse(config, values string, o Options) (*Config, error) {
 	var doc document
 	if err := yaml.Unmarshal([]byte(config), &doc); err != nil {
@@ -109,20 +112,30 @@ func Parse(config, values string, o Options) (*Config, error) {
 		return nil, err
 	}
 	o.Limits = o.Limits.withDefaults()
-	c := &Config{policy: doc.Policy, defaultTemplates: doc.DefaultTemplates, aliases: doc.Aliases, templates: map[string]*template.Template{}, sources: doc.Templates,
+	c := &Config{policy: doc.Policy, defaultTemplates: doc.DefaultTemplates, aliases: doc.Aliases, templates: map[string]*template.Template{}, broken: map[string]error{}, sources: doc.Templates,
 		annotations: doc.InjectedAnnotations, values: v, options: o}
 	if len(c.defaultTemplates) == 0 {
 		c.defaultTemplates = []string{sidecarTemplate}
 	}
 	var errs *multierror.Error
 	errs = multierror.Append(errs, c.check(&doc))
+	byDefault := c.expand(c.defaultTemplates)
 	for _, name := range slices.Sorted(maps.Keys(doc.Templates)) {
 		t, err := compile(name, doc.Templates[name], o)
-		if err != nil {
+		switch {
+		case err == nil:
+			c.templates[name] = t
+		case slices.Contains(byDefault, name):
 			errs = multierror.Append(errs, fmt.Errorf("key config: %w", err))
-			continue
+		default:
+			c.broken[name] = err
+			c.warnings = append(c.warnings, fmt.Sprintf("key config: %v: pods that name the template will be refused", err))
 		}
-		c.templates[name] = t
+	}
+	if len(c.templates) == 0 { // nobody could be injected
+		for _, name := range slices.Sorted(maps.Keys(c.broken)) {
+			errs = multierror.Append(errs, fmt.Errorf("key config: %w", c.broken[name]))
+		}
 	}
 	if err := errs.ErrorOrNil(); err != nil {
 		return nil, fmt.Errorf("read injection configuration: %w", err)

@@ -236,6 +236,9 @@ func (j *job) runTemplates() (pod, template *corev1.Pod, err error) {
 	var overlays []map[string]any
 	names, data, b := j.c.selectTemplates(j.original.Annotations), j.data(), newBudget(j.c.options.Limits)
 	for _, name := range names {
+		if err, ok := j.c.broken[name]; ok {
+			return nil, nil, err
+		}
 		t, ok := j.c.templates[name]
 		if !ok {
 			return nil, nil, fmt.Errorf("there is no template %q (annotation %s, or defaultTemplates of ConfigMap istio-sidecar-injector); there are %s",

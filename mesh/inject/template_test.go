@@ -199,7 +199,7 @@ func TestErrorsOfConfigurations(t *testing.T) {
 	}{
 		"not YAML":     {"a: [", "", []string{"key config"}},
 		"values":       {"policy: enabled\ntemplates: {sidecar: ''}", "a: [", []string{"key values"}},
-		"all at once":  {"policy: maybe\nneverInjectSelector: [{matchExpressions: [{key: a, operator: Wrong}]}]\ntemplates: {one: '{{ if }}', two: \"\\n{{ nosuch }}\"}", "", []string{`policy "maybe"`, "neverInjectSelector[0]", `template "one", line 1`, `template "two", line 2`}},
+		"all at once":  {"policy: maybe\nneverInjectSelector: [{matchExpressions: [{key: a, operator: Wrong}]}]\ndefaultTemplates: [one, two]\ntemplates: {one: '{{ if }}', two: \"\\n{{ nosuch }}\"}", "", []string{`policy "maybe"`, "neverInjectSelector[0]", `template "one", line 1`, `template "two", line 2`}},
 		"old format":   {"policy: enabled\ntemplate: x", "", []string{"before 1.10"}},
 		"no templates": {"policy: enabled", "", []string{"there are none"}},
 	} {
@@ -219,6 +219,15 @@ func TestErrorsOfConfigurations(t *testing.T) {
 	c, err := Parse("policy: enabled\ndefaultTemplates: [nosuch]\ntemplates: {sidecar: ''}", "", Options{})
 	require.NoError(t, err)
 	require.Len(t, c.Warnings(), 1)
+	c, err = Parse("policy: enabled\ntemplates: {sidecar: '', other: '{{ functionOfTomorrow }}'}", "{}", Options{})
+	require.NoError(t, err)
+	require.Equal(t, []string{`key config: template "other", line 1: function "functionOfTomorrow" not defined: pods that name the template will be refused`}, c.Warnings())
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n"}}
+	_, err = c.Inject(Request{Pod: pod})
+	require.NoError(t, err)
+	pod.Annotations = map[string]string{annotationTemplates: "other"}
+	_, err = c.Inject(Request{Pod: pod})
+	require.ErrorContains(t, err, `inject pod n/p: template "other", line 1`)
 }
 
 // TestGuardOfCharts: what Istio's charts write beside templates, for an istiod too
