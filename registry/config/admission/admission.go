@@ -13,6 +13,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -144,8 +145,11 @@ const (
 func (h *Handler) review(r *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	kind, known := config.Lookup(r.Kind.Group+"/"+r.Kind.Version, r.Kind.Kind)
 	writes := r.Operation == admissionv1.Create || r.Operation == admissionv1.Update
-	if !known || !writes || r.SubResource != "" || leaving(r.Object) {
+	if !writes || r.SubResource != "" || leaving(r.Object) {
 		return &admissionv1.AdmissionResponse{Allowed: true}
+	}
+	if !known {
+		return &admissionv1.AdmissionResponse{Allowed: true, Warnings: unread(r)}
 	}
 	labels := []string{kind.Group, r.Kind.Version, kind.Resource}
 	warnings, err := config.Review(h.cfg.Cluster, kind, r.Object.Raw)
@@ -210,4 +214,13 @@ func clip(warnings []string) []string {
 		out = append(out, w)
 	}
 	return out
+}
+
+// unread warns who makes an object of Istio of a kind or version that nobody here
+// reads: it is taken, and would be waited for in vain.
+func unread(r *admissionv1.AdmissionRequest) []string {
+	if !strings.HasSuffix(r.Kind.Group, ".istio.io") {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s of %s/%s is not read by this control plane: the object has no effect", r.Kind.Kind, r.Kind.Group, r.Kind.Version)}
 }

@@ -99,6 +99,16 @@ func TestReviews(t *testing.T) {
 	}
 }
 
+// What nobody here reads is taken, and its author is told.
+func TestKindsThatAreNotReadWarn(t *testing.T) {
+	h, _ := newHandler(t)
+	a := answer(t, post(h, request(t, admissionv1.Create, "extensions.istio.io/v1alpha1", "TrafficExtension", good)))
+	require.True(t, a.Allowed)
+	require.Equal(t, []string{"TrafficExtension of extensions.istio.io/v1alpha1 is not read by this control plane: the object has no effect"}, a.Warnings)
+	require.Empty(t, answer(t, post(h, request(t, admissionv1.Create, "apps/v1", "Deployment", bad))).Warnings)
+	require.Empty(t, answer(t, post(h, request(t, admissionv1.Delete, "extensions.istio.io/v1alpha1", "TrafficExtension", "null"))).Warnings)
+}
+
 func TestFieldsAndWarnings(t *testing.T) {
 	h, _ := newHandler(t)
 	a := answer(t, post(h, request(t, admissionv1.Create, networking, "VirtualService", bad)))
