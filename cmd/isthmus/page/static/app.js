@@ -91,7 +91,8 @@ function setUp() {
     e.preventDefault();
     byId("filter").focus();
   });
-  new ResizeObserver(() => state.overview && drawMap(state.overview)).observe(byId("map"));
+  // Drawing may change the size again: in the next frame, or browsers complain of a loop.
+  new ResizeObserver(() => requestAnimationFrame(() => state.overview && drawMap(state.overview))).observe(byId("map"));
   const explainLink = setUpExplain(ask);
   setInterval(() => { if (!state.paused && !document.hidden) update(); }, every);
   setInterval(() => { tick(); drawLost(); }, 1000);
