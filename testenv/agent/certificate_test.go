@@ -3,8 +3,6 @@ package agent
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -16,19 +14,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 )
-
-func (l *lab) get(addr, path string) string {
-	l.t.Helper()
-	req, err := http.NewRequestWithContext(l.ctx, http.MethodGet, "http://"+addr+path, nil)
-	require.NoError(l.t, err)
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(l.t, err)
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(l.t, err)
-	return string(body)
-}
 
 // Checks 1 to 4: what an agent asks for and what it gets.
 func TestAgentGetsACertificate(t *testing.T) {

@@ -1,12 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -26,11 +25,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
-
-// patience is how long something may take that must happen. Nothing is asserted
-// about time.
-const patience = 90 * time.Second
 
 // clusters are two API servers for all tests of the package: c1, the primary,
 // and c2, a remote.
@@ -62,8 +58,7 @@ type lab struct {
 	t      *testing.T
 	ctx    context.Context
 	c1, c2 *apiserver.Cluster
-	plane  *serve.Control
-	halt   func()
+	plane  *plane.Plane
 }
 
 // newLab starts a control plane of its own for a test, with a CA of its own.
@@ -132,39 +127,18 @@ spec:
 func (l *lab) start(change ...func(*serve.Settings)) {
 	l.t.Helper()
 	l.begin(change...)
-	l.eventually("the control plane is ready", func() bool { return l.plane.NotReady() == "" })
+	l.plane.AwaitReady()
 }
 
 // begin starts a control plane without waiting for it.
 func (l *lab) begin(change ...func(*serve.Settings)) {
 	l.t.Helper()
-	s := serve.Defaults(func(string) string { return "" })
-	s.GRPCAddr, s.SecureGRPCAddr, s.HTTPAddr, s.MonitoringAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	s.HTTPSAddr, s.MeshConfig, s.NetworksConfig, s.Primary, s.PodName = "", "", "", "c1", "istiod-0"
 	kubeconfig := l.t.TempDir() + "/kubeconfig"
 	require.NoError(l.t, os.WriteFile(kubeconfig, l.c1.Kubeconfig(), 0o600))
-	s.Kubeconfig = kubeconfig
-	for _, f := range change {
-		f(&s)
+	in := func(s *serve.Settings) {
+		s.SecureGRPCAddr, s.Primary, s.PodName, s.Kubeconfig = "127.0.0.1:0", "c1", "istiod-0", kubeconfig
 	}
-	log := zap.NewNop()
-	if testing.Verbose() {
-		log, _ = zap.NewDevelopment()
-	}
-	c, err := serve.New(s, serve.Build{Version: "test"}, log)
-	require.NoError(l.t, err)
-	require.NoError(l.t, c.Listen())
-	ctx, stop := context.WithCancel(context.WithoutCancel(l.ctx))
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	l.halt = sync.OnceFunc(func() {
-		stop()
-		if err := <-done; err != nil {
-			l.t.Errorf("control plane: %v", err)
-		}
-	})
-	l.t.Cleanup(l.halt)
-	l.plane = c
+	l.plane = plane.Start(l.t, append([]func(*serve.Settings){in}, change...)...)
 }
 
 // in is the lab for a part of the test.
@@ -176,7 +150,7 @@ func (l *lab) in(t *testing.T) *lab {
 
 func (l *lab) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	if !assert.Eventually(l.t, ok, patience, 20*time.Millisecond, what) {
+	if !assert.Eventually(l.t, ok, plane.Patience, 20*time.Millisecond, what) {
 		l.t.Fatalf("not ready because: %q", l.plane.NotReady())
 	}
 }
@@ -290,13 +264,8 @@ func readFile(t *testing.T, path string) []byte {
 	return b
 }
 
-// metric reads a series of the control plane.
+// metric reads a series of the control plane, "0" if there is none.
 func (l *lab) metric(series string) string {
 	l.t.Helper()
-	for line := range strings.Lines(l.get(l.plane.MonitoringAddr(), "/metrics")) {
-		if value, ok := strings.CutPrefix(line, series+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "0"
+	return cmp.Or(l.plane.Metric(series), "0")
 }

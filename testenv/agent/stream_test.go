@@ -19,6 +19,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/ca"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 // assignmentsOf names what an Envoy asks for after upstreams.
@@ -103,7 +104,7 @@ func TestRejectedIsNotSentAgain(t *testing.T) {
 		l.ask(s, Request{Type: LDS})
 		l.next(s, LDS)
 		require.Len(t, s.Received(CDS), 1)
-		require.Contains(t, l.get(l.plane.HTTPAddr(), "/debug/syncz"), `"lastError":"no"`)
+		require.Contains(t, plane.Get(l.t, l.plane.HTTPAddr(), "/debug/syncz"), `"lastError":"no"`)
 	})
 }
 
@@ -205,7 +206,7 @@ func TestShutdown(t *testing.T) {
 	s := l.open(l.web(), webNode(), true)
 	l.ask(s, Request{Type: CDS})
 	l.next(s, CDS)
-	l.halt()
+	l.plane.Halt()
 	require.Equal(t, codes.Unavailable, status.Code(s.Ended(l.ctx)))
 	require.Equal(t, "shutting down", l.plane.NotReady())
 }
@@ -294,7 +295,7 @@ func TestNodeIsReadWhole(t *testing.T) {
 	}), true)
 	l.ask(s, Request{Type: CDS})
 	l.next(s, CDS)
-	dump := l.get(l.plane.HTTPAddr(), "/debug/adsz")
+	dump := plane.Get(l.t, l.plane.HTTPAddr(), "/debug/adsz")
 	for _, says := range []string{`"CLUSTER_ID":"c1"`, `"NETWORK":"net1"`, `"SERVICE_ACCOUNT":"web"`, `"ISTIO_VERSION":"1.30.0"`, `"MESH_ID":"mesh1"`} {
 		require.Contains(t, dump, says)
 	}
@@ -303,7 +304,7 @@ func TestNodeIsReadWhole(t *testing.T) {
 // Check 32: ready only with a certificate to serve with.
 func TestReadyOnlyWithACertificate(t *testing.T) {
 	l := newLab(t)
-	l.halt()
+	l.plane.Halt()
 	require.NoError(t, l.c1.Client().CoreV1().Secrets("istio-system").Delete(l.ctx, ca.SelfSignedSecret, metav1.DeleteOptions{}))
 	require.NoError(t, l.c1.Client().CoreV1().Secrets("istio-system").Delete(l.ctx, ca.RotationSecret, metav1.DeleteOptions{}))
 	bad := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: ca.PluggedInSecret}, Data: map[string][]byte{"ca-cert.pem": []byte("half")}}

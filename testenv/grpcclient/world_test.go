@@ -1,7 +1,6 @@
 package grpcclient
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -12,12 +11,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -54,20 +53,11 @@ func newWorld(t *testing.T, pods map[string][]string) *world {
 
 // start runs the control plane over the folders.
 func (w *world) start() {
-	t := w.t
-	t.Helper()
-	s := serve.Defaults(func(string) string { return "" })
-	s.Files, s.Primary = w.dir, "east"
-	s.GRPCAddr, s.SecureGRPCAddr, s.HTTPAddr, s.MonitoringAddr, s.HTTPSAddr = "127.0.0.1:0", "", "", "", ""
-	c, err := serve.New(s, serve.Build{Version: "test"}, zap.NewNop())
-	require.NoError(t, err)
-	require.NoError(t, c.Listen())
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	t.Cleanup(func() { stop(); require.NoError(t, <-done) })
-	require.Eventually(t, func() bool { return c.NotReady() == "" }, patience, 10*time.Millisecond)
-	w.ADS = c.GRPCAddr()
+	w.t.Helper()
+	p := plane.Serve(w.t, func(s *serve.Settings) {
+		s.Files, s.Primary, s.HTTPAddr, s.MonitoringAddr = w.dir, "east", "", ""
+	})
+	w.ADS = p.GRPCAddr()
 }
 
 // answer starts a server that answers every call with its address.

@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/testenv/agent"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 // everything lists all objects of a cluster by kind, namespace and name with
@@ -55,12 +56,12 @@ func TestTwoRemotesJoin(t *testing.T) {
 	before := map[string]map[string]string{"west": w.everything("west"), "south": w.everything("south")}
 	first := w.start("istiod-0")
 	w.join("west", "network-2")
-	w.awaitHealth(first, "west", multicluster.HealthOK)
-	first.halt()
+	first.AwaitHealth("west", multicluster.HealthOK)
+	first.Halt()
 	second := w.start("istiod-1")
 	w.join("south", "network-3")
 	for cluster, network := range map[string]string{"east": "network-1", "west": "network-2", "south": "network-3"} {
-		w.awaitHealth(second, cluster, multicluster.HealthOK)
+		second.AwaitHealth(cluster, multicluster.HealthOK)
 		made := w.create(cluster, pod("web-0"))
 		env := proxyEnv(made)
 		require.NotNil(t, env, "the pod of cluster %s has no proxy: %v", cluster, made.Annotations)
@@ -86,7 +87,7 @@ func TestTwoRemotesJoin(t *testing.T) {
 		require.NoError(t, w.clusters[cluster].Client().CoreV1().Pods("shop").Delete(w.ctx, "web-0", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
 		w.leave(w.ctx, cluster)
 		require.Equal(t, names(before[cluster]), names(w.everything(cluster)), "something is left in cluster %s", cluster)
-		w.eventually("the primary has forgotten "+cluster, func() bool { return second.status(cluster).ID == "" })
+		w.eventually("the primary has forgotten "+cluster, func() bool { return second.Status(cluster).ID == "" })
 	}
 	require.Len(t, second.Clusters(), 1)
 }
@@ -96,7 +97,7 @@ func names(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 // getsCertificate: the token that the kubelet would mount into the pod gets a
 // certificate of the primary's CA, verified with the roots that the pod's
 // namespace has.
-func (w *world) getsCertificate(p *plane, cluster string, of *corev1.Pod) {
+func (w *world) getsCertificate(p *plane.Plane, cluster string, of *corev1.Pod) {
 	w.t.Helper()
 	api := w.clusters[cluster].Client().CoreV1()
 	seconds := int64(43200)

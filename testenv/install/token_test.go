@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/join"
 	"github.com/isthmus-mesh/isthmus/multicluster"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 	"github.com/isthmus-mesh/isthmus/testenv/recorder"
 	"github.com/isthmus-mesh/isthmus/testenv/validate"
 )
@@ -59,13 +60,13 @@ func (w *world) serveWeb() {
 
 // proxy connects a sidecar of west, on whose network web is, and waits until it
 // has its configuration.
-func (w *world) proxy(p *plane) *recorder.Proxy {
+func (w *world) proxy(p *plane.Plane) *recorder.Proxy {
 	w.t.Helper()
 	x, err := recorder.Dial(w.ctx, p.GRPCAddr(), recorder.Node{Name: "client-0", Namespace: "shop", Cluster: "west", Network: "network-2", IP: "10.2.9.1",
 		Labels: map[string]string{"app": "client"}}, recorder.Options{Delta: true, Check: validate.Resource})
 	require.NoError(w.t, err)
 	w.t.Cleanup(x.Close)
-	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	ctx, cancel := context.WithTimeout(w.ctx, plane.Patience)
 	defer cancel()
 	require.NoError(w.t, x.Wait(ctx, "web's endpoint", func(x *recorder.Proxy) bool { return slices.Equal(x.Endpoints(upstream), []string{"10.2.0.1:8080 1"}) }))
 	return x
@@ -116,10 +117,10 @@ func TestTokenIsRenewed(t *testing.T) {
 	w.serveWeb()
 	p := w.start("istiod-0")
 	w.join("west", "network-2", short)
-	w.awaitHealth(p, "west", multicluster.HealthOK)
+	p.AwaitHealth("west", multicluster.HealthOK)
 	x := w.proxy(p)
 	before, mark := w.remoteKubeconfig(), len(x.Pushes())
-	generation := p.status("west").Generation
+	generation := p.Status("west").Generation
 	w.eventually("the token's second is over, a new one ends later", func() bool {
 		_, expires, _ := multicluster.TokenExpiry([]byte(before), multicluster.Options{})
 		return time.Now().Add(shortLife).After(expires.Add(time.Second))
@@ -128,12 +129,12 @@ func TestTokenIsRenewed(t *testing.T) {
 	w.eventually("the token is renewed", func() bool { return w.remoteKubeconfig() != before })
 	w.forward(-6 * time.Minute) // the API server's clock was not forwarded: by ours the new token is old, too
 	w.eventually("the new one is used", func() bool {
-		s := p.status("west")
+		s := p.Status("west")
 		return s.Generation > generation && s.Candidate == 0 && s.Health == multicluster.HealthOK
 	})
 	heldOn(t, x, mark)
-	require.Equal(t, "1", w.metric(p, `isthmus_remote_token_renewals_total{cluster="west",result="renewed"}`))
-	w.eventually("its state is told", func() bool { return p.token("west").Renewed && p.token("west").Problem == "" })
+	require.Equal(t, "1", p.Metric(`isthmus_remote_token_renewals_total{cluster="west",result="renewed"}`))
+	w.eventually("its state is told", func() bool { return tokenOf(p, "west").Renewed && tokenOf(p, "west").Problem == "" })
 	_, expires, ok := multicluster.TokenExpiry([]byte(w.remoteKubeconfig()), multicluster.Options{})
 	require.True(t, ok)
 	s, err := w.clusters["east"].Client().CoreV1().Secrets(system).Get(w.ctx, west, metav1.GetOptions{})
@@ -153,26 +154,26 @@ func TestTokenThatCannotBeRenewed(t *testing.T) {
 	w := newWorld(t)
 	p := w.start("istiod-0")
 	w.join("west", "network-2", short)
-	w.awaitHealth(p, "west", multicluster.HealthOK)
+	p.AwaitHealth("west", multicluster.HealthOK)
 	w.mayRenew(false)
 	before := w.remoteKubeconfig()
 	w.forward(6 * time.Minute)
 	const lacks = "needs verb create on serviceaccounts/token for the name istio-reader-service-account"
-	w.eventually("the status tells", func() bool { return strings.Contains(p.token("west").Problem, lacks) })
+	w.eventually("the status tells", func() bool { return strings.Contains(tokenOf(p, "west").Problem, lacks) })
 	w.eventually("an Event tells", func() bool {
 		return slices.ContainsFunc(w.events(west), func(e string) bool {
 			return strings.HasPrefix(e, multicluster.ReasonNotRenewed) && strings.Contains(e, lacks)
 		})
 	})
-	require.Equal(t, "1", w.metric(p, `isthmus_remote_token_at_risk{cluster="west",secret="istio-system/`+west+`"}`))
+	require.Equal(t, "1", p.Metric(`isthmus_remote_token_at_risk{cluster="west",secret="istio-system/`+west+`"}`))
 	require.Equal(t, before, w.remoteKubeconfig())
-	require.Equal(t, multicluster.HealthOK, p.status("west").Health)
+	require.Equal(t, multicluster.HealthOK, p.Status("west").Health)
 	w.mayRenew(true)
 	w.forward(2 * time.Minute) // past the wait after the first failure
 	w.eventually("it is renewed", func() bool { return w.remoteKubeconfig() != before })
 	w.forward(-8 * time.Minute)
-	w.eventually("all is well", func() bool { return p.token("west").Problem == "" })
-	require.Equal(t, "0", w.metric(p, `isthmus_remote_token_at_risk{cluster="west",secret="istio-system/`+west+`"}`))
+	w.eventually("all is well", func() bool { return tokenOf(p, "west").Problem == "" })
+	require.Equal(t, "0", p.Metric(`isthmus_remote_token_at_risk{cluster="west",secret="istio-system/`+west+`"}`))
 }
 
 // TestBadRotationThenGood is rows 9 and 10: credentials that do not work leave
@@ -182,7 +183,7 @@ func TestBadRotationThenGood(t *testing.T) {
 	w.serveWeb()
 	p := w.start("istiod-0")
 	w.join("west", "network-2")
-	w.awaitHealth(p, "west", multicluster.HealthOK)
+	p.AwaitHealth("west", multicluster.HealthOK)
 	x := w.proxy(p)
 	mark := len(x.Pushes())
 	bad := withToken(t, []byte(w.remoteKubeconfig()), "bad.token.here")
@@ -190,10 +191,10 @@ func TestBadRotationThenGood(t *testing.T) {
 	require.NoError(t, err)
 	_, err = w.clusters["east"].Client().CoreV1().Secrets(system).Patch(w.ctx, west, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "somebody"})
 	require.NoError(t, err)
-	w.awaitHealth(p, "west", multicluster.HealthDegraded)
+	p.AwaitHealth("west", multicluster.HealthDegraded)
 	heldOn(t, x, mark)
 	require.NoError(t, join.Join(w.ctx, w.options("west", "network-2")))
-	w.awaitHealth(p, "west", multicluster.HealthOK)
+	p.AwaitHealth("west", multicluster.HealthOK)
 	heldOn(t, x, mark)
 }
 
@@ -213,14 +214,14 @@ func TestPartialRights(t *testing.T) {
 	role, err = api.Update(w.ctx, role, metav1.UpdateOptions{})
 	require.NoError(t, err)
 	p := w.start("istiod-0")
-	w.awaitHealth(p, "west", multicluster.HealthDegraded)
-	w.eventually("the kind is named", func() bool { return strings.Contains(p.status("west").Reason, "nodes") })
-	for _, k := range p.status("west").Kinds {
+	p.AwaitHealth("west", multicluster.HealthDegraded)
+	w.eventually("the kind is named", func() bool { return strings.Contains(p.Status("west").Reason, "nodes") })
+	for _, k := range p.Status("west").Kinds {
 		require.Equal(t, k.Kind == "nodes" || k.Kind == "Node", k.Error != "", "%+v", k)
 	}
 	w.proxy(p) // what else is in the cluster is served
 	role.Rules = had
 	_, err = api.Update(w.ctx, role, metav1.UpdateOptions{})
 	require.NoError(t, err)
-	w.awaitHealth(p, "west", multicluster.HealthOK)
+	p.AwaitHealth("west", multicluster.HealthOK)
 }

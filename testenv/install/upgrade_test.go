@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 	"github.com/isthmus-mesh/isthmus/testenv/recorder"
 )
 
@@ -26,7 +27,7 @@ type fleet struct {
 	wanted []string // addresses that no proxy may lose once it has them
 
 	mu     sync.Mutex
-	planes []*plane // guarded by mu
+	planes []*plane.Plane // guarded by mu
 
 	complete, connections atomic.Int64
 	longest               atomic.Int64 // wait for a whole configuration after a loss, in ns
@@ -34,14 +35,14 @@ type fleet struct {
 }
 
 // pick returns a replica that runs.
-func (f *fleet) pick(n int) *plane {
+func (f *fleet) pick(n int) *plane.Plane {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.planes[n%len(f.planes)]
 }
 
 // put says which replicas run.
-func (f *fleet) put(planes ...*plane) {
+func (f *fleet) put(planes ...*plane.Plane) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.planes = planes
@@ -122,7 +123,7 @@ spec:
 		}
 	})
 	elsewhere := func(s *serve.Settings) { s.HTTPSAddr = "127.0.0.1:0" }
-	replicas := []*plane{w.start("istiod-0", elsewhere), w.start("istiod-1", elsewhere)}
+	replicas := []*plane.Plane{w.start("istiod-0", elsewhere), w.start("istiod-1", elsewhere)}
 	const proxies = 500
 	ctx, stop := context.WithCancel(w.ctx)
 	f := &fleet{w: w, ctx: ctx, wanted: []string{"10.1.0.1", "10.1.0.2"}}
@@ -140,7 +141,7 @@ spec:
 		on := int64(len(old.Overview().Proxies))
 		replicas[n] = next
 		f.put(replicas...)
-		old.halt()
+		old.Halt()
 		require.NoError(t, east.Apply(w.ctx, []byte(slice("web", "10.1.0.1", "10.1.0.2", fmt.Sprintf("10.1.0.%d", 10+n)))))
 		w.eventually("every proxy of the old replica is whole again", func() bool { return f.connections.Load() >= before+on })
 		t.Logf("replica %d: %d proxies moved, longest wait so far %s", n, on, time.Duration(f.longest.Load()).Round(time.Millisecond))

@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/ca/webhooks"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/install"
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 const injector = "istio-sidecar-injector"
@@ -45,7 +46,7 @@ func (w *world) overwrite(cluster, name, manager, bundle string) {
 	require.NoError(w.t, err)
 }
 
-func (w *world) hasBundle(p *plane, cluster, name string) {
+func (w *world) hasBundle(p *plane.Plane, cluster, name string) {
 	w.t.Helper()
 	want := []string{string(p.RootsPEM())}
 	w.eventually("the bundle is in "+name+" of cluster "+cluster, func() bool { return slices.Equal(want, w.bundles(cluster, name)) })
@@ -99,7 +100,7 @@ func TestBundles(t *testing.T) {
 	// istiod comes back: it still runs.
 	failures := `webhook_patch_failures_total{cluster="west",name="` + injector + `",reason="conflict"}`
 	w.overwrite("west", injector, "cert-manager", certificate)
-	w.eventually("the conflict is told", func() bool { return w.metric(p, failures) == "1" })
+	w.eventually("the conflict is told", func() bool { return p.Metric(failures) == "1" })
 	w.eventually("an Event says so", func() bool {
 		return slices.ContainsFunc(w.events("istio-remote-secret-west"), func(e string) bool { return strings.Contains(e, "cert-manager keeps") })
 	})
@@ -111,7 +112,7 @@ func TestBundles(t *testing.T) {
 	require.NoError(t, err)
 	w.overwrite("east", injector, "somebody", "") // what comes after has been seen
 	w.hasBundle(p, "east", injector)
-	require.Equal(t, "1", w.metric(p, failures))
+	require.Equal(t, "1", p.Metric(failures))
 	require.Len(t, w.bundles("west", injector), 2)
 	w.overwrite("west", injector, "cert-manager", "")
 	w.hasBundle(p, "west", injector)
@@ -155,7 +156,7 @@ func TestValidationIsEnforced(t *testing.T) {
 		plan, err := install.Input{Set: append(set, "global.multiCluster.clusterName=east", "global.network=network-1",
 			"istiodRemote.injectionURL=https://"+w.webhooks+"/inject", "base.validationURL=https://"+w.webhooks+"/validate")}.Plan()
 		require.NoError(t, err)
-		i := &install.Installer{Target: w.target("east"), Out: &said, NoWait: true, Timeout: patience}
+		i := &install.Installer{Target: w.target("east"), Out: &said, NoWait: true, Timeout: plane.Patience}
 		require.NoError(t, i.Install(w.ctx, plan), "%s", &said)
 		return said.String()
 	}
@@ -168,7 +169,7 @@ func TestValidationIsEnforced(t *testing.T) {
 	w.hasBundle(p, "east", injector)
 	require.Equal(t, []admissionv1.FailurePolicyType{"Fail", "Fail"}, policies())
 
-	p.halt()
+	p.Halt()
 	require.Error(t, make(), "from then on nothing unchecked comes in")
 }
 
@@ -194,17 +195,17 @@ func TestOneWriter(t *testing.T) {
 	leads("istiod-0")
 	elsewhere := func(s *serve.Settings) { s.HTTPSAddr = "127.0.0.1:0" }
 	second := w.start("istiod-1", elsewhere)
-	w.awaitHealth(second, "west", "ok")
+	second.AwaitHealth("west", "ok")
 	w.overwrite("west", injector, "somebody", "")
 	w.hasBundle(first, "west", injector)
 	leads("istiod-0")
-	first.halt()
+	first.Halt()
 	leads("istiod-1")
 	w.overwrite("west", injector, "somebody", "")
 	w.hasBundle(second, "west", injector)
 	require.Equal(t, string(first.RootsPEM()), string(second.RootsPEM()))
 	third := w.start("istiod-2", elsewhere)
-	w.awaitHealth(third, "west", "ok")
+	third.AwaitHealth("west", "ok")
 	leads("istiod-1")
 }
 
@@ -216,7 +217,7 @@ func TestWebhookDown(t *testing.T) {
 	p := w.start("istiod-0")
 	w.join("west", "network-2")
 	w.create("west", pod("before"))
-	p.halt()
+	p.Halt()
 	api := w.clusters["west"].Client().CoreV1()
 	_, err := api.Pods("shop").Create(w.ctx, pod("refused"), metav1.CreateOptions{})
 	require.ErrorContains(t, err, "failed calling webhook")

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,8 +16,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,11 +27,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
-
-// patience is how long something may take that must happen. Nothing is asserted
-// about time.
-const patience = 2 * time.Minute
 
 // system is the system namespace.
 const system = apiserver.SystemNamespace
@@ -74,12 +68,6 @@ type world struct {
 
 	mu     sync.Mutex
 	offset time.Duration // of the control planes' clock; guarded by mu
-}
-
-// plane is one running control plane.
-type plane struct {
-	*serve.Control
-	halt func()
 }
 
 func newWorld(t *testing.T) *world {
@@ -163,10 +151,10 @@ func (w *world) installPrimary() {
 	plan, err := install.Input{Set: []string{"global.multiCluster.clusterName=east", "global.network=network-1",
 		"istiodRemote.injectionURL=https://" + w.webhooks + "/inject", "base.validationURL=https://" + w.webhooks + "/validate"}}.Plan()
 	require.NoError(w.t, err)
-	i := &install.Installer{Target: w.target("east"), Out: w.t.Output(), NoWait: true, Timeout: patience}
+	i := &install.Installer{Target: w.target("east"), Out: w.t.Output(), NoWait: true, Timeout: plane.Patience}
 	require.NoError(w.t, i.Install(w.ctx, plan))
 	w.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), plane.Patience)
 		defer cancel()
 		for _, x := range plan.Installations {
 			if err := i.Uninstall(ctx, x.Release, x.Namespace); err != nil {
@@ -204,56 +192,35 @@ func (w *world) forward(d time.Duration) {
 }
 
 // begin starts a control plane without waiting for it.
-func (w *world) begin(pod string, change ...func(*serve.Settings)) *plane {
+func (w *world) begin(pod string, change ...func(*serve.Settings)) *plane.Plane {
 	w.t.Helper()
-	s := serve.Defaults(func(string) string { return "" })
-	s.GRPCAddr, s.SecureGRPCAddr, s.HTTPAddr, s.MonitoringAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	s.HTTPSAddr, s.MeshConfig, s.NetworksConfig, s.Primary, s.PodName = w.webhooks, "", "", "east", pod
-	s.Kubeconfig, s.External = w.kubeconfig, true
-	s.Security.CustomHosts, s.Security.Clock = []string{"localhost"}, w.now
-	s.ShutdownDuration = time.Second
-	for _, f := range change {
-		f(&s)
+	installed := func(s *serve.Settings) {
+		s.SecureGRPCAddr, s.HTTPSAddr, s.Primary, s.PodName = "127.0.0.1:0", w.webhooks, "east", pod
+		s.Kubeconfig, s.External = w.kubeconfig, true
+		s.Security.CustomHosts, s.Security.Clock = []string{"localhost"}, w.now
+		s.ShutdownDuration = time.Second
 	}
-	log := zap.NewNop()
-	if testing.Verbose() {
-		log = zaptest.NewLogger(w.t, zaptest.Level(zap.InfoLevel)).Named(pod)
-	}
-	c, err := serve.New(s, serve.Build{Version: "test"}, log)
-	require.NoError(w.t, err)
-	require.NoError(w.t, c.Listen())
-	ctx, stop := context.WithCancel(context.WithoutCancel(w.ctx))
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	p := &plane{Control: c}
-	p.halt = sync.OnceFunc(func() {
-		stop()
-		if err := <-done; err != nil {
-			w.t.Errorf("control plane %s: %v", pod, err)
-		}
-	})
-	w.t.Cleanup(p.halt)
-	return p
+	return plane.Start(w.t, append([]func(*serve.Settings){installed}, change...)...)
 }
 
 // start starts a control plane and waits until it is ready.
-func (w *world) start(pod string, change ...func(*serve.Settings)) *plane {
+func (w *world) start(pod string, change ...func(*serve.Settings)) *plane.Plane {
 	w.t.Helper()
 	p := w.begin(pod, change...)
-	w.eventually("control plane "+pod+" is ready", func() bool { return p.NotReady() == "" })
+	p.AwaitReady()
 	return p
 }
 
 // eventually waits until ok holds.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	require.Eventually(w.t, ok, patience, 20*time.Millisecond, what)
+	require.Eventually(w.t, ok, plane.Patience, 20*time.Millisecond, what)
 }
 
 // options joins a cluster as the command line does.
 func (w *world) options(cluster, network string, change ...func(*join.Options)) join.Options {
 	w.t.Helper()
-	o := join.Options{Name: cluster, Primary: w.target("east"), Remote: w.target(cluster), Out: w.t.Output(), Timeout: patience, Poll: 20 * time.Millisecond,
+	o := join.Options{Name: cluster, Primary: w.target("east"), Remote: w.target(cluster), Out: w.t.Output(), Timeout: plane.Patience, Poll: 20 * time.Millisecond,
 		Values: map[string]any{
 			"global":       map[string]any{"network": network},
 			"istiodRemote": map[string]any{"injectionURL": "https://" + w.webhooks + "/inject/cluster/" + cluster + "/net/" + network}}}
@@ -272,13 +239,13 @@ func (w *world) join(cluster, network string, change ...func(*join.Options)) {
 
 func (w *world) leave(ctx context.Context, cluster string) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, plane.Patience)
 	defer cancel()
 	require.NoError(w.t, join.Leave(ctx, w.options(cluster, "", func(o *join.Options) { o.Values, o.PrimaryName = nil, "east" })))
 	require.Eventually(w.t, func() bool {
 		_, err := w.clusters[cluster].Client().CoreV1().Namespaces().Get(ctx, system, metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
-	}, patience, 20*time.Millisecond, "namespace %s of cluster %s is gone", system, cluster)
+	}, plane.Patience, 20*time.Millisecond, "namespace %s of cluster %s is gone", system, cluster)
 }
 
 // pod is a pod of shop as users write it.
@@ -294,7 +261,7 @@ func (w *world) create(cluster string, p *corev1.Pod) *corev1.Pod {
 	api := w.clusters[cluster].Client().CoreV1().Pods(p.Namespace)
 	var made *corev1.Pod
 	var err error
-	if !waitFor(w.ctx, func() bool {
+	if !plane.Wait(w.ctx, func() bool {
 		made, err = api.Create(w.ctx, p, metav1.CreateOptions{})
 		return err == nil
 	}) {
@@ -304,21 +271,6 @@ func (w *world) create(cluster string, p *corev1.Pod) *corev1.Pod {
 		_ = api.Delete(context.WithoutCancel(w.ctx), p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
 	})
 	return made
-}
-
-func waitFor(ctx context.Context, ok func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
 }
 
 // proxyEnv is the environment of a pod's proxy, nil if it has none.
@@ -336,50 +288,14 @@ func proxyEnv(p *corev1.Pod) map[string]string {
 	return nil
 }
 
-// status is what a control plane says of a cluster.
-func (p *plane) status(cluster string) multicluster.Status {
-	for _, s := range p.Clusters() {
-		if string(s.ID) == cluster {
-			return s
-		}
-	}
-	return multicluster.Status{}
-}
-
-// awaitHealth waits until a control plane says that a cluster is so.
-func (w *world) awaitHealth(p *plane, cluster string, h multicluster.Health) {
-	w.t.Helper()
-	if !waitFor(w.ctx, func() bool { return p.status(cluster).Health == h }) {
-		w.t.Fatalf("cluster %s is not %s but %+v", cluster, h, p.status(cluster))
-	}
-}
-
-// token of a remote secret as a control plane sees it.
-func (p *plane) token(cluster string) multicluster.Token {
+// tokenOf is the token of a remote secret as a control plane sees it.
+func tokenOf(p *plane.Plane, cluster string) multicluster.Token {
 	for _, t := range p.Overview().Tokens {
 		if string(t.Cluster) == cluster {
 			return t
 		}
 	}
 	return multicluster.Token{}
-}
-
-// metric reads the value of a series as it is exposed, "" if there is none.
-func (w *world) metric(p *plane, series string) string {
-	w.t.Helper()
-	req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, "http://"+p.MonitoringAddr()+"/metrics", nil)
-	require.NoError(w.t, err)
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(w.t, err)
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(w.t, err)
-	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, series+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
 }
 
 // events lists the reasons and messages of Events about an object of the primary.

@@ -9,12 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	cmdserve "github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 // Addresses of the pods and of the gateway; ports are free ones.
@@ -68,15 +67,9 @@ func startWorld(t testing.TB, gateway func() material, change func(*cmdserve.Set
 	w.write(dir, "east", "net-east", gatewayRule, pod("client", clientIP, ""))
 	w.write(dir, "west", "net-west", gatewayService, pod("echo", echoIP, ""),
 		pod("istio-eastwestgateway", gatewayIP, "istio-system"))
-	s := cmdserve.Defaults(func(string) string { return "" })
-	s.Files, s.Primary = dir, "east"
-	s.GRPCAddr, s.SecureGRPCAddr, s.HTTPAddr, s.MonitoringAddr, s.HTTPSAddr = "", "", "", "", ""
-	change(&s)
-	c, err := cmdserve.New(s, cmdserve.Build{Version: "test"}, zap.NewNop())
-	require.NoError(t, err)
-	require.NoError(t, c.Listen())
-	run(t, c.Run)
-	require.Eventually(t, func() bool { return c.NotReady() == "" }, patience, 5*time.Millisecond)
+	c := plane.Serve(t, func(s *cmdserve.Settings) {
+		s.Files, s.Primary, s.GRPCAddr, s.HTTPAddr, s.MonitoringAddr = dir, "east", "", "", ""
+	}, change)
 	w.ads = c.GRPCAddr()
 	if at := c.SecureGRPCAddr(); at != "" {
 		_, port, err := net.SplitHostPort(at)

@@ -69,7 +69,7 @@ func TestRefusedKubeconfigs(t *testing.T) {
 		w.awaitEvent("all", "key "+key+":")
 	}
 	require.NoFileExists(t, trap)
-	require.Equal(t, multicluster.HealthDegraded, w.status("west").Health)
+	require.Equal(t, multicluster.HealthDegraded, w.Plane.Status("west").Health)
 	w.Apply("west", Pods("web", true, "10.2.0.2"))
 	w.Hears(p, Upstream("web"), "10.2.0.2:8080 1")
 	onlyAbout(t, p, mark, Upstream("web"))

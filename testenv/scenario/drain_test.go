@@ -38,7 +38,7 @@ func (w *World) annotateSecret(cluster, text string) {
 func (w *World) definitions() (built []string) {
 	w.t.Helper()
 	for _, kind := range []string{"cds", "lds", "rds", "ecds", "nds"} {
-		built = append(built, w.metric(`isthmus_xds_builds_total{type="`+kind+`"}`))
+		built = append(built, w.Plane.Metric(`isthmus_xds_builds_total{type="`+kind+`"}`))
 	}
 	return built
 }
@@ -60,18 +60,18 @@ func TestDrainByAnnotation(t *testing.T) {
 		}
 	}
 	hear("10.1.0.1:8080 1", "10.2.0.1:8080 1")
-	before, built, status := marks(both...), w.definitions(), w.status("west")
+	before, built, status := marks(both...), w.definitions(), w.Plane.Status("west")
 	require.NotEmpty(t, built[0], "upstreams were built, and that was counted")
 
 	w.weigh("west", 0)
 	hear("10.1.0.1:8080 1")
 	w.settle("east", "10.1.9.2", both...)
 	from := "annotation isthmus.io/weight of secret istio-system/istio-remote-secret-west"
-	require.Equal(t, &mesh.Weight{Percent: 0, From: from}, w.status("west").Weight)
+	require.Equal(t, &mesh.Weight{Percent: 0, From: from}, w.Plane.Status("west").Weight)
 	var page multicluster.Debug
 	w.debug("clusters", &page)
 	require.Equal(t, &mesh.Weight{Percent: 0, From: from}, page.Clusters[1].Weight)
-	require.Equal(t, "0", w.metric(`isthmus_cluster_weight_percent{cluster="west"}`))
+	require.Equal(t, "0", w.Plane.Metric(`isthmus_cluster_weight_percent{cluster="west"}`))
 	var x struct {
 		Candidates []struct{ Address, Reason string }
 		Notes      []string
@@ -94,14 +94,14 @@ func TestDrainByAnnotation(t *testing.T) {
 	w.weigh("west")
 	hear("10.1.0.1:8080 1", "10.2.0.1:8080 1")
 	w.settle("east", "10.1.9.3", both...)
-	require.Nil(t, w.status("west").Weight)
+	require.Nil(t, w.Plane.Status("west").Weight)
 	require.Empty(t, w.problems("east"))
 	for i, p := range both {
 		onlyAbout(t, p, before[i], Upstream("web"), Upstream("fence"))
 	}
 	require.Equal(t, built, w.definitions(), "nothing but assignments was built")
-	require.Equal(t, status.Generation, w.status("west").Generation, "the cluster was not read again")
-	require.Equal(t, status.SyncedAt, w.status("west").SyncedAt)
+	require.Equal(t, status.Generation, w.Plane.Status("west").Generation, "the cluster was not read again")
+	require.Equal(t, status.SyncedAt, w.Plane.Status("west").SyncedAt)
 
 	w.weigh("west", 25)
 	hear("10.1.0.1:8080 100", "10.2.0.1:8080 25")
@@ -127,34 +127,34 @@ func TestDrainCommand(t *testing.T) {
 	w.Apply("west", Service("web")+Pods("web", true, "10.2.0.1")+Service("alone")+Pods("alone", true, "10.2.0.9"))
 	w.Join("west")
 	w.Serve()
-	w.awaitHealth("west", multicluster.HealthOK)
+	w.Plane.AwaitHealth("west", multicluster.HealthOK)
 	binary, kubeconfig := buildIsthmus(t), writeFile(t, t.TempDir(), "kubeconfig", w.Clusters["east"].Kubeconfig())
-	run := func(address string, args ...string) (out, complaint string, err error) {
+	run := func(at string, args ...string) (out, complaint string, err error) {
 		t.Helper()
-		cmd := exec.CommandContext(w.ctx, binary, append(args, "--kubeconfig", kubeconfig, "--address", address)...)
+		cmd := exec.CommandContext(w.ctx, binary, append(args, "--kubeconfig", kubeconfig, "--address", at)...)
 		var o, e bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &o, &e
 		err = cmd.Run()
 		return o.String(), e.String(), err
 	}
-	plane := w.Plane.HTTPAddr()
+	address := w.Plane.HTTPAddr()
 
-	out, _, err := run(plane, "drain", "west", "--dry-run")
+	out, _, err := run(address, "drain", "west", "--dry-run")
 	require.NoError(t, err)
 	require.Contains(t, out, "would change from none to 0\nNothing was changed")
-	require.Nil(t, w.status("west").Weight)
+	require.Nil(t, w.Plane.Status("west").Weight)
 
-	out, complaint, err := run(plane, "drain", "west")
+	out, complaint, err := run(address, "drain", "west")
 	require.NoError(t, err, complaint)
 	require.Contains(t, out, "Secret istio-system/istio-remote-secret-west in cluster ")
 	require.Contains(t, out, "annotation isthmus.io/weight changed from none to 0")
 	require.Contains(t, out, "Cluster west before: gets all of its share\n"+
 		"Cluster west after:  is drained: gets 0 % of its share: annotation isthmus.io/weight of secret istio-system/istio-remote-secret-west\n")
 	require.Contains(t, out, "1 service has ready endpoints in drained clusters alone, so west still serves: alone.shop.svc.cluster.local")
-	require.EqualValues(t, 0, w.status("west").Weight.Percent, "the command ends when it is so")
+	require.EqualValues(t, 0, w.Plane.Status("west").Weight.Percent, "the command ends when it is so")
 	require.Empty(t, complaint)
 
-	out, _, err = run(plane, "drain", "west", "--weight", "30")
+	out, _, err = run(address, "drain", "west", "--weight", "30")
 	require.NoError(t, err)
 	require.Contains(t, out, "changed from 0 to 30")
 	require.Contains(t, out, "after:  gets 30 % of its share")
@@ -164,15 +164,15 @@ func TestDrainCommand(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, out, "changed from 30 to none")
 	require.Contains(t, complaint, "warning: no control plane has confirmed it: reach control plane at http://127.0.0.1:1")
-	w.Eventually("the weight is gone", func() bool { return w.status("west").Weight == nil })
-	out, _, err = run(plane, "undrain", "west")
+	w.Eventually("the weight is gone", func() bool { return w.Plane.Status("west").Weight == nil })
+	out, _, err = run(address, "undrain", "west")
 	require.NoError(t, err)
 	require.Contains(t, out, "annotation isthmus.io/weight stays none\nCluster west before: gets all of its share\nCluster west after:  gets all of its share\n")
 
-	_, complaint, err = run(plane, "drain", "east")
+	_, complaint, err = run(address, "drain", "east")
 	require.Error(t, err)
 	require.Contains(t, complaint, "it is the primary, which has no remote secret; set weights.clusters.east in key isthmus of ConfigMap istio")
-	_, complaint, err = run(plane, "drain", "nowhere")
+	_, complaint, err = run(address, "drain", "nowhere")
 	require.Error(t, err)
 	require.Contains(t, complaint, "no secret with label istio/multiCluster=true has a key nowhere")
 }

@@ -65,11 +65,11 @@ func TestRouter(t *testing.T) {
 	})
 	w.Serve()
 	w.Eventually("its absence is said", func() bool {
-		kinds := w.status("east").Kinds
+		kinds := w.Plane.Status("east").Kinds
 		i := slices.IndexFunc(kinds, func(k multicluster.KindStatus) bool { return k.Kind == "gateways.networking.istio.io" })
 		return i >= 0 && kinds[i].Synced
 	})
-	require.Equal(t, multicluster.HealthOK, w.status("east").Health, "a kind that is not installed is no fault: %+v", w.status("east"))
+	require.Equal(t, multicluster.HealthOK, w.Plane.Status("east").Health, "a kind that is not installed is no fault: %+v", w.Plane.Status("east"))
 
 	sidecar := w.Proxy("east", "net-1", true)
 	w.Hears(sidecar, Upstream("web"), "10.1.0.1:8080 1", "203.0.113.2:15443 1")

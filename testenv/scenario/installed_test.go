@@ -21,6 +21,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry/config"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 // TestInstalledRights runs the control plane with exactly what the charts grant
@@ -48,7 +49,7 @@ func TestInstalledRights(t *testing.T) {
 		s.Kubeconfig, s.External = kubeconfig, true
 		s.SecureGRPCAddr, s.HTTPSAddr = "127.0.0.1:0", "127.0.0.1:0"
 	})
-	w.awaitHealth("west", multicluster.HealthOK)
+	w.Plane.AwaitHealth("west", multicluster.HealthOK)
 	w.awaitEvent(multicluster.SecretPrefix+"broken", "broken")
 	for _, cluster := range []string{"east", "west"} {
 		w.Eventually("the roots are in cluster "+cluster, func() bool {
@@ -160,7 +161,7 @@ func (w *World) install(cluster, profile string, set ...string) {
 	i := &install.Installer{Target: target, Out: &said, NoWait: true, Force: true}
 	require.NoError(w.t, i.Install(w.ctx, plan), "%s", &said)
 	w.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own has ended
+		ctx, cancel := context.WithTimeout(context.Background(), plane.Patience) // the test's own has ended
 		defer cancel()
 		for _, x := range plan.Installations {
 			if err := i.Uninstall(ctx, x.Release, x.Namespace); err != nil {

@@ -23,7 +23,7 @@ func TestCreateRemoteSecret(t *testing.T) {
 			Client: c.Client(), RESTConfig: c.REST(), Name: cluster, CreateReader: true, TokenLifetime: lifetime})
 		require.NoError(t, err)
 		w.PutSecret(secret)
-		w.awaitHealth(cluster, multicluster.HealthOK)
+		w.Plane.AwaitHealth(cluster, multicluster.HealthOK)
 		require.Empty(t, w.problems(cluster), "the account may read everything")
 	}
 	join("west", 0)

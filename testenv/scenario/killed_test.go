@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 	"github.com/isthmus-mesh/isthmus/testenv/recorder"
 	"github.com/isthmus-mesh/isthmus/testenv/validate"
 )
@@ -90,7 +91,7 @@ func folderProxy(t *testing.T, to *process, o recorder.Options) *recorder.Proxy 
 	p, err := recorder.Dial(t.Context(), to.addr, client("east", ""), o)
 	require.NoError(t, err)
 	t.Cleanup(p.Close)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), plane.Patience)
 	defer cancel()
 	require.NoError(t, p.Ready(ctx))
 	return p
@@ -139,7 +140,7 @@ func TestProcessKilledMidPush(t *testing.T) {
 	sotw := folderProxy(t, first, recorder.Options{})
 	hears := func(p *recorder.Proxy, upstream, endpoint string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), plane.Patience)
 		defer cancel()
 		require.NoError(t, p.Wait(ctx, upstream+" to be "+endpoint, func(p *recorder.Proxy) bool {
 			return slices.Equal(p.Endpoints(upstream), []string{endpoint})

@@ -62,8 +62,8 @@ func TestClusterLeavesAndReturns(t *testing.T) {
 		}
 	}
 	require.Equal(t, 1, about, "one removal is one push: %+v", p.Since(mark))
-	require.Empty(t, w.status("west"))
-	require.Empty(t, w.metric(`isthmus_cluster_stale_seconds{cluster="west"}`), "no series is left behind")
+	require.Empty(t, w.Plane.Status("west"))
+	require.Empty(t, w.Plane.Metric(`isthmus_cluster_stale_seconds{cluster="west"}`), "no series is left behind")
 	w.Join("west")
 	w.Hears(p, Upstream("web"), "10.1.0.1:8080 1", "10.2.0.1:8080 1")
 }
@@ -78,23 +78,23 @@ func TestRotationLosesNothing(t *testing.T) {
 	delta, sotw := w.Proxy("east", "", true), w.Proxy("east", "", false)
 	w.Hears(delta, Upstream("web"), "10.1.0.1:8080 1", "10.2.0.1:8080 1")
 	before := marks(delta, sotw)
-	generation := w.status("west").Generation
+	generation := w.Plane.Status("west").Generation
 
 	w.Join("west") // a fresh token: good credentials
-	w.Eventually("the new credentials are in use", func() bool { return w.status("west").Generation > generation })
+	w.Eventually("the new credentials are in use", func() bool { return w.Plane.Status("west").Generation > generation })
 	w.settle("east", "10.1.9.2", delta, sotw)
 	onlyAbout(t, delta, before[0], Upstream("fence"))
 	onlyAbout(t, sotw, before[1], Upstream("fence"))
 
 	w.Secret(multicluster.SecretPrefix+"west", map[string][]byte{"west": []byte("this is not a kubeconfig")})
-	w.awaitHealth("west", multicluster.HealthDegraded)
+	w.Plane.AwaitHealth("west", multicluster.HealthDegraded)
 	w.Apply("west", Pods("web", true, "10.2.0.2")) // the old ones still watch
 	w.Hears(delta, Upstream("web"), "10.1.0.1:8080 1", "10.2.0.2:8080 1")
 	w.Hears(sotw, Upstream("web"), "10.1.0.1:8080 1", "10.2.0.2:8080 1")
 
 	before = marks(delta, sotw)
 	w.Join("west")
-	w.awaitHealth("west", multicluster.HealthOK)
+	w.Plane.AwaitHealth("west", multicluster.HealthOK)
 	w.settle("east", "10.1.9.3", delta, sotw)
 	onlyAbout(t, delta, before[0], Upstream("fence"))
 	onlyAbout(t, sotw, before[1], Upstream("fence"))
@@ -110,7 +110,7 @@ func TestTokenThatNeverWorkedKeepsOldData(t *testing.T) {
 	w.Hears(p, Upstream("web"), "10.2.0.1:8080 1")
 	mark := len(p.Pushes())
 	w.Secret(multicluster.SecretPrefix+"west", map[string][]byte{"west": breakToken(w.Reader("west", multicluster.ReaderAccount))})
-	w.awaitHealth("west", multicluster.HealthDegraded)
+	w.Plane.AwaitHealth("west", multicluster.HealthDegraded)
 	w.Apply("west", Pods("web", true, "10.2.0.7"))
 	w.Hears(p, Upstream("web"), "10.2.0.7:8080 1")
 	onlyAbout(t, p, mark, Upstream("web"))

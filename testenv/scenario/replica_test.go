@@ -11,6 +11,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 
 	"github.com/isthmus-mesh/isthmus/multicluster"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 	"github.com/isthmus-mesh/isthmus/testenv/recorder"
 	"github.com/isthmus-mesh/isthmus/testenv/validate"
 )
@@ -41,7 +42,7 @@ func TestReplicasAgree(t *testing.T) {
 	}
 	agree("10.1.0.1:8080 2", "203.0.113.1:15443 2", "203.0.113.2:15443 2")
 
-	generation := func(p *Plane) uint64 { return p.Clusters()[1].Generation }
+	generation := func(p *plane.Plane) uint64 { return p.Clusters()[1].Generation }
 	old := []uint64{generation(first), generation(second)}
 	w.Join("west") // rotation
 	w.Eventually("both use the new credentials", func() bool { return generation(first) > old[0] && generation(second) > old[1] })
@@ -114,7 +115,7 @@ func TestControlPlaneGoesMidPush(t *testing.T) {
 	<-arrived // received and not acknowledged
 	w.Apply("west", Pods("web", true, "10.2.0.3"))
 	w.Apply("west", Service("new")+Pods("new", true, "10.2.4.1"))
-	w.Halt(w.Plane)
+	w.Plane.Halt()
 	close(goOn)
 	<-delta.Done()
 	<-sotw.Done()
@@ -134,5 +135,5 @@ func TestControlPlaneGoesMidPush(t *testing.T) {
 			require.NotContains(t, push.Names, known, "%+v", push)
 		}
 	}
-	require.Equal(t, multicluster.HealthOK, w.status("west").Health)
+	require.Equal(t, multicluster.HealthOK, w.Plane.Status("west").Health)
 }

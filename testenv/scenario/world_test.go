@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,8 +13,6 @@ import (
 
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -26,13 +22,10 @@ import (
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 	"github.com/isthmus-mesh/isthmus/testenv/recorder"
 	"github.com/isthmus-mesh/isthmus/testenv/validate"
 )
-
-// patience is how long a scenario waits for something that must happen. It is
-// generous because machines are: nothing is asserted about time.
-const patience = 2 * time.Minute
 
 // World is a mesh of real API servers and the control planes that were started
 // in its primary.
@@ -47,14 +40,7 @@ type World struct {
 	// witnesses note what is refused to whoever has a kubeconfig of [World.as].
 	witnesses map[string]*apiserver.Witness
 	// Plane is the control plane that was started last.
-	Plane *Plane
-}
-
-// Plane is one running control plane.
-type Plane struct {
-	*serve.Control
-	stop context.CancelFunc
-	done chan error
+	Plane *plane.Plane
 }
 
 // NewWorld gives a test one API server per name. A name may carry a network
@@ -84,50 +70,21 @@ func NewWorld(t *testing.T, names ...string) *World {
 }
 
 // Start starts a control plane in the primary without waiting for anything.
-func (w *World) Start(change ...func(*serve.Settings)) *Plane {
+func (w *World) Start(change ...func(*serve.Settings)) *plane.Plane {
 	w.t.Helper()
 	primary := w.names[0]
-	s := serve.Defaults(func(string) string { return "" })
-	s.GRPCAddr, s.HTTPAddr, s.MonitoringAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	s.SecureGRPCAddr, s.HTTPSAddr = "", ""
-	s.Kubeconfig, s.Primary = writeFile(w.t, w.t.TempDir(), "kubeconfig", w.Clusters[primary].Kubeconfig()), primary
-	s.MeshConfig, s.NetworksConfig = "", ""
-	for _, f := range change {
-		f(&s)
-	}
-	log := zap.NewNop()
-	if testing.Verbose() {
-		log = zaptest.NewLogger(w.t, zaptest.Level(zap.InfoLevel))
-	}
-	c, err := serve.New(s, serve.Build{Version: "test"}, log)
-	require.NoError(w.t, err)
-	require.NoError(w.t, c.Listen())
-	ctx, stop := context.WithCancel(w.ctx)
-	p := &Plane{Control: c, stop: stop, done: make(chan error, 1)}
-	go func() { p.done <- c.Run(ctx) }()
-	w.t.Cleanup(func() { w.Halt(p) })
-	w.Plane = p
-	return p
+	kubeconfig := writeFile(w.t, w.t.TempDir(), "kubeconfig", w.Clusters[primary].Kubeconfig())
+	in := func(s *serve.Settings) { s.Kubeconfig, s.Primary = kubeconfig, primary }
+	w.Plane = plane.Start(w.t, append([]func(*serve.Settings){in}, change...)...)
+	return w.Plane
 }
 
 // Serve starts a control plane in the primary and waits until it is ready.
-func (w *World) Serve(change ...func(*serve.Settings)) *Plane {
+func (w *World) Serve(change ...func(*serve.Settings)) *plane.Plane {
 	w.t.Helper()
 	p := w.Start(change...)
-	w.Eventually("control plane is ready", func() bool { return p.NotReady() == "" })
+	p.AwaitReady()
 	return p
-}
-
-// Halt stops a control plane and waits for it.
-func (w *World) Halt(p *Plane) {
-	if p.stop == nil {
-		return
-	}
-	p.stop()
-	p.stop = nil
-	if err := <-p.done; err != nil {
-		w.t.Errorf("control plane: %v", err)
-	}
 }
 
 // Apply applies YAML in a cluster.
@@ -201,7 +158,7 @@ func (w *World) Proxy(cluster, network string, delta bool) *recorder.Proxy {
 }
 
 // Connect connects any proxy and waits until it has its whole configuration.
-func (w *World) Connect(to *Plane, n recorder.Node, o recorder.Options) *recorder.Proxy {
+func (w *World) Connect(to *plane.Plane, n recorder.Node, o recorder.Options) *recorder.Proxy {
 	w.t.Helper()
 	if o.Check == nil {
 		o.Check = validate.Resource
@@ -209,7 +166,7 @@ func (w *World) Connect(to *Plane, n recorder.Node, o recorder.Options) *recorde
 	p, err := recorder.Dial(w.ctx, to.GRPCAddr(), n, o)
 	require.NoError(w.t, err)
 	w.t.Cleanup(p.Close)
-	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	ctx, cancel := context.WithTimeout(w.ctx, plane.Patience)
 	defer cancel()
 	require.NoError(w.t, p.Ready(ctx))
 	return p
@@ -228,7 +185,7 @@ func (w *World) Hears(p *recorder.Proxy, upstream string, want ...string) {
 // await waits until ok holds of what a proxy has received.
 func (w *World) await(p *recorder.Proxy, what string, ok func() bool) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	ctx, cancel := context.WithTimeout(w.ctx, plane.Patience)
 	defer cancel()
 	if err := p.Wait(ctx, what, func(*recorder.Proxy) bool { return ok() }); err != nil {
 		assignments := map[string][]string{}
@@ -242,25 +199,7 @@ func (w *World) await(p *recorder.Proxy, what string, ok func() bool) {
 // Eventually waits until ok holds.
 func (w *World) Eventually(what string, ok func() bool) {
 	w.t.Helper()
-	require.Eventually(w.t, ok, patience, 20*time.Millisecond, what)
-}
-
-// status is what the control plane says of a cluster.
-func (w *World) status(cluster string) multicluster.Status {
-	for _, s := range w.Plane.Clusters() {
-		if string(s.ID) == cluster {
-			return s
-		}
-	}
-	return multicluster.Status{}
-}
-
-// awaitHealth waits until the control plane says that a cluster is so.
-func (w *World) awaitHealth(cluster string, h multicluster.Health) {
-	w.t.Helper()
-	if !waitFor(w.ctx, func() bool { return w.status(cluster).Health == h }) {
-		w.t.Fatalf("cluster %s is not %s but %+v", cluster, h, w.status(cluster))
-	}
+	require.Eventually(w.t, ok, plane.Patience, 20*time.Millisecond, what)
 }
 
 // awaitEvent waits for a warning about a secret in the primary that says this.
@@ -286,8 +225,8 @@ func (w *World) events(secret string) []corev1.Event {
 // awaitReason waits until the control plane gives a reason for a cluster's health.
 func (w *World) awaitReason(cluster, says string) {
 	w.t.Helper()
-	if !waitFor(w.ctx, func() bool { return strings.Contains(w.status(cluster).Reason, says) }) {
-		w.t.Fatalf("cluster %s: no %q in %+v", cluster, says, w.status(cluster))
+	if !plane.Wait(w.ctx, func() bool { return strings.Contains(w.Plane.Status(cluster).Reason, says) }) {
+		w.t.Fatalf("cluster %s: no %q in %+v", cluster, says, w.Plane.Status(cluster))
 	}
 }
 
@@ -342,55 +281,15 @@ func region(t *testing.T, p *recorder.Proxy, upstream string) string {
 // stale is the age of the data of cluster west, in seconds.
 func (w *World) stale() float64 {
 	w.t.Helper()
-	v, err := strconv.ParseFloat(w.metric(staleSeries), 64)
+	v, err := strconv.ParseFloat(w.Plane.Metric(staleSeries), 64)
 	require.NoError(w.t, err)
 	return v
-}
-
-func waitFor(ctx context.Context, ok func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
 }
 
 // debug reads a view below /debug into out.
 func (w *World) debug(path string, out any) {
 	w.t.Helper()
-	require.NoError(w.t, json.Unmarshal([]byte(w.fetch(w.Plane.HTTPAddr(), "/debug/"+path)), out))
-}
-
-// metric reads the value of a series as it is exposed, "" if there is none.
-func (w *World) metric(series string) string {
-	w.t.Helper()
-	for line := range strings.Lines(w.fetch(w.Plane.MonitoringAddr(), "/metrics")) {
-		if value, ok := strings.CutPrefix(line, series+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
-}
-
-func (w *World) fetch(addr, path string) string {
-	w.t.Helper()
-	req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, "http://"+addr+path, nil)
-	require.NoError(w.t, err)
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(w.t, err)
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(w.t, err)
-	require.Equal(w.t, http.StatusOK, resp.StatusCode, "%s: %s", path, body)
-	return string(body)
+	require.NoError(w.t, json.Unmarshal([]byte(plane.Get(w.t, w.Plane.HTTPAddr(), "/debug/"+path)), out))
 }
 
 // marks notes how many pushes each proxy has had.
