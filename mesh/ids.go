@@ -25,6 +25,19 @@ type ClusterID string
 // topology.istio.io/network. Empty means unknown.
 type NetworkID string
 
+// CompareClusters puts the primary first, then orders by ID.
+func CompareClusters(primary, a, b ClusterID) int {
+	switch {
+	case a == b:
+		return 0
+	case a == primary:
+		return -1
+	case b == primary, a > b:
+		return 1
+	}
+	return -1
+}
+
 // Hostname is a fully qualified host name in lower case without a trailing
 // dot, for example "reviews.shop.svc.cluster.local".
 type Hostname string

@@ -89,7 +89,7 @@ func (c *Catalog) Cluster(id mesh.ClusterID) (Cluster, bool) {
 // Clusters returns all clusters that have reported: the primary first, then by ID.
 func (c *Catalog) Clusters() []Cluster {
 	out := slices.Collect(maps.Values(c.clusters))
-	slices.SortFunc(out, func(a, b Cluster) int { return compareClusters(c.Primary, a.ID, b.ID) })
+	slices.SortFunc(out, func(a, b Cluster) int { return mesh.CompareClusters(c.Primary, a.ID, b.ID) })
 	return out
 }
 
@@ -135,16 +135,3 @@ func (c *Catalog) Conflicts() []mesh.Conflict {
 }
 
 func compareServices(a, b *mesh.Service) int { return a.Key.Compare(b.Key) }
-
-// compareClusters puts the primary first, then orders by ID.
-func compareClusters(primary, a, b mesh.ClusterID) int {
-	switch {
-	case a == b:
-		return 0
-	case a == primary:
-		return -1
-	case b == primary, a > b:
-		return 1
-	}
-	return -1
-}

@@ -102,7 +102,7 @@ func (s *Store) entryConflicts(k mesh.ServiceKey, in map[mesh.ClusterID]*mesh.De
 		}
 		return d.Conflicts
 	}
-	winner := slices.MinFunc(slices.Collect(maps.Keys(in)), func(a, b mesh.ClusterID) int { return compareClusters(s.primary, a, b) })
+	winner := slices.MinFunc(slices.Collect(maps.Keys(in)), func(a, b mesh.ClusterID) int { return mesh.CompareClusters(s.primary, a, b) })
 	return append(slices.Clone(d.Conflicts), mesh.Conflict{Service: k, Field: entry.ConflictField, Winner: winner, Loser: s.primary,
 		Detail: d.Definition.Origin.String() + " defines the host of " + in[winner].Origin.String() + ", which counts; the entry adds its endpoints"})
 }

@@ -17,7 +17,7 @@ func mergeService(key mesh.ServiceKey, primary mesh.ClusterID, in map[mesh.Clust
 	if len(in) == 0 {
 		return nil
 	}
-	ids := slices.SortedFunc(maps.Keys(in), func(a, b mesh.ClusterID) int { return compareClusters(primary, a, b) })
+	ids := slices.SortedFunc(maps.Keys(in), func(a, b mesh.ClusterID) int { return mesh.CompareClusters(primary, a, b) })
 	m := merger{svc: &mesh.Service{Key: key, Lead: in[ids[0]], LeadCluster: ids[0], In: in, Clusters: ids}}
 	for _, id := range ids {
 		m.add(id, in[id])

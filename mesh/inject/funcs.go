@@ -18,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // Bounds of functions that make something out of a number.
@@ -272,7 +274,7 @@ func cleanProxyConfig(m proto.Message) proto.Message {
 		return m
 	}
 	out := proto.CloneOf(pc)
-	to, d := out.ProtoReflect(), proxyDefaults().ProtoReflect()
+	to, d := out.ProtoReflect(), mesh.DefaultProxyConfig().ProtoReflect()
 	fields := to.Descriptor().Fields()
 	for i := range fields.Len() {
 		fd := fields.Get(i)

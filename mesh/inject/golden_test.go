@@ -12,6 +12,8 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -35,7 +37,7 @@ type settings struct {
 // testMesh are the settings of a mesh whose users set nothing.
 func testMesh() *meshconfig.MeshConfig {
 	return &meshconfig.MeshConfig{ProxyListenPort: 15001, ProxyInboundListenPort: 15006, TrustDomain: "cluster.local",
-		RootNamespace: "istio-system", DefaultConfig: proxyDefaults()}
+		RootNamespace: "istio-system", DefaultConfig: mesh.DefaultProxyConfig()}
 }
 
 // mergeTree merges b into a copy of a.

@@ -11,6 +11,8 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // Namespace is what injection knows of a pod's namespace.
@@ -162,7 +164,7 @@ func (j *job) prepare() error {
 	}
 	j.statusPort = int(j.mesh.GetDefaultConfig().GetStatusPort())
 	if j.statusPort == 0 {
-		j.statusPort = int(proxyDefaults().StatusPort)
+		j.statusPort = int(mesh.DefaultProxyConfig().StatusPort)
 	}
 	j.nativeProxy = j.r.NativeSidecars
 	if v, ok := annotations[annotationNativeSidecar]; ok {

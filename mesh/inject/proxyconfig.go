@@ -6,36 +6,19 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networkingv1beta1 "istio.io/api/networking/v1beta1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-)
 
-// proxyDefaults are the settings that istio-proxy assumes by itself: they need
-// not be said to it.
-func proxyDefaults() *meshconfig.ProxyConfig {
-	return &meshconfig.ProxyConfig{
-		ConfigPath:               "./etc/istio/proxy",
-		BinaryPath:               "/usr/local/bin/envoy",
-		ClusterName:              &meshconfig.ProxyConfig_ServiceCluster{ServiceCluster: "istio-proxy"},
-		DrainDuration:            durationpb.New(45 * time.Second),
-		TerminationDrainDuration: durationpb.New(5 * time.Second),
-		ProxyAdminPort:           15000,
-		ControlPlaneAuthPolicy:   meshconfig.AuthenticationPolicy_MUTUAL_TLS,
-		DiscoveryAddress:         "istiod.istio-system.svc:15012",
-		StatNameLength:           189,
-		StatusPort:               15020,
-	}
-}
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
 
 // ProxyConfigResource is a ProxyConfig object of networking.istio.io.
 type ProxyConfigResource struct {
@@ -49,7 +32,7 @@ type ProxyConfigResource struct {
 // Of several objects of a kind the first counts, so they are to be given oldest
 // first.
 func EffectiveProxyConfig(m *meshconfig.MeshConfig, namespace string, meta *metav1.ObjectMeta, resources []ProxyConfigResource) (*meshconfig.ProxyConfig, error) {
-	out := proxyDefaults()
+	out := mesh.DefaultProxyConfig()
 	if d := m.GetDefaultConfig(); d != nil {
 		out = proto.CloneOf(d)
 	}

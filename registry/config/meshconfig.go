@@ -49,7 +49,7 @@ func defaultMesh() *meshconfig.MeshConfig {
 		LocalityLbSetting:              &networking.LocalityLoadBalancerSetting{Enabled: wrapperspb.Bool(true)},
 		DefaultProviders:               &meshconfig.MeshConfig_DefaultProviders{},
 		ExtensionProviders:             defaultProviders(),
-		DefaultConfig:                  defaultProxyConfig(),
+		DefaultConfig:                  mesh.DefaultProxyConfig(),
 	}
 }
 
@@ -64,21 +64,6 @@ func defaultProviders() []*meshconfig.MeshConfig_ExtensionProvider {
 		{Name: "envoy", Provider: &meshconfig.MeshConfig_ExtensionProvider_EnvoyFileAccessLog{
 			EnvoyFileAccessLog: &meshconfig.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider{Path: "/dev/stdout"},
 		}},
-	}
-}
-
-func defaultProxyConfig() *meshconfig.ProxyConfig {
-	return &meshconfig.ProxyConfig{
-		ConfigPath:               "./etc/istio/proxy",
-		BinaryPath:               "/usr/local/bin/envoy",
-		ClusterName:              &meshconfig.ProxyConfig_ServiceCluster{ServiceCluster: "istio-proxy"},
-		DrainDuration:            durationpb.New(45 * time.Second),
-		TerminationDrainDuration: durationpb.New(5 * time.Second),
-		ProxyAdminPort:           15000,
-		StatusPort:               15020,
-		StatNameLength:           189,
-		ControlPlaneAuthPolicy:   meshconfig.AuthenticationPolicy_MUTUAL_TLS,
-		DiscoveryAddress:         "istiod.istio-system.svc:15012",
 	}
 }
 

@@ -168,25 +168,23 @@ func (c *Client) WaitReady(ctx context.Context) error {
 }
 
 func (c *Client) ready(ctx context.Context) error {
-	u := c.base.JoinPath("ready")
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return fmt.Errorf("ask control plane: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unreachable(err)
-	}
-	defer func() { _ = resp.Body.Close() }() // nothing was written
-	if resp.StatusCode != http.StatusOK {
-		return refused(u, resp)
-	}
-	return nil
+	return c.get(ctx, c.base.JoinPath("ready"), func(io.Reader) error { return nil })
 }
 
 func (c *Client) read(ctx context.Context, path string, query url.Values, into any) error {
 	u := c.base.JoinPath(path)
 	u.RawQuery = query.Encode()
+	return c.get(ctx, u, func(body io.Reader) error {
+		if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(into); err != nil {
+			return fmt.Errorf("read answer of %s: %w; is that an isthmus of about the same version?", u, err)
+		}
+		return nil
+	})
+}
+
+// get asks for a URL and gives what is answered to take. Any answer but 200 is an
+// error.
+func (c *Client) get(ctx context.Context, u *url.URL, take func(io.Reader) error) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return fmt.Errorf("ask control plane: %w", err)
@@ -199,10 +197,7 @@ func (c *Client) read(ctx context.Context, path string, query url.Values, into a
 	if resp.StatusCode != http.StatusOK {
 		return refused(u, resp)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(into); err != nil {
-		return fmt.Errorf("read answer of %s: %w; is that an isthmus of about the same version?", u, err)
-	}
-	return nil
+	return take(resp.Body)
 }
 
 func (c *Client) unreachable(err error) error {

@@ -193,7 +193,7 @@ func (f *folders) clusters() []multicluster.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	ids := slices.SortedFunc(maps.Keys(f.running), func(a, b mesh.ClusterID) int {
-		return compareWithPrimary(f.c.settings.primary(), a, b)
+		return mesh.CompareClusters(f.c.settings.primary(), a, b)
 	})
 	out := make([]multicluster.Status, 0, len(ids))
 	for _, id := range ids {
@@ -213,18 +213,6 @@ func (f *folders) clusters() []multicluster.Status {
 		out = append(out, s)
 	}
 	return out
-}
-
-func compareWithPrimary(primary, a, b mesh.ClusterID) int {
-	switch {
-	case a == b:
-		return 0
-	case a == primary:
-		return -1
-	case b == primary, a > b:
-		return 1
-	}
-	return -1
 }
 
 func (f *folders) refusals() []multicluster.Refusal { return nil }
