@@ -12,14 +12,10 @@ import (
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/mesh/inject"
+	"github.com/isthmus-mesh/isthmus/registry/config"
 )
 
 // injectionDir is where Istio's chart may mount the injection configuration as
@@ -95,16 +91,16 @@ func (i *injection) run(ctx context.Context) error {
 // is in force stays; at start Isthmus's own templates are.
 func (i *injection) take(data map[string]string, there bool) {
 	defer i.answered.Store(true)
-	var config *inject.Config
+	var next *inject.Config
 	var err error
 	origin := i.ref.String()
 	switch {
 	case there:
-		config, err = inject.ParseConfigMap(data, i.options)
+		next, err = inject.ParseConfigMap(data, i.options)
 	case i.current.Load() != nil:
 		err = fmt.Errorf("it has been deleted: what it said last is still in force; create it again, or restart the control plane to use its own templates")
 	default:
-		config, err = inject.Default(i.options)
+		next, err = inject.Default(i.options)
 		origin = "the templates of Isthmus itself"
 	}
 	if err != nil {
@@ -115,9 +111,9 @@ func (i *injection) take(data map[string]string, there bool) {
 	i.mu.Lock()
 	i.origin, i.reason = origin, ""
 	i.mu.Unlock()
-	i.current.Store(config)
-	i.log.Info("injection configuration in force", zap.String("from", origin), zap.Strings("templates", config.Templates()))
-	for _, w := range config.Warnings() {
+	i.current.Store(next)
+	i.log.Info("injection configuration in force", zap.String("from", origin), zap.Strings("templates", next.Templates()))
+	for _, w := range next.Warnings() {
 		i.log.Warn("injection configuration", zap.String("from", origin), zap.String("warning", w))
 	}
 }
@@ -185,51 +181,18 @@ func readBounded(path string) ([]byte, error) {
 
 // watch follows the ConfigMap. Its absence is an answer; no answer is none.
 func (i *injection) watch(ctx context.Context) error {
-	maps := i.c.kube.client.CoreV1().ConfigMaps(i.ref.Namespace)
-	only := fields.OneTermEqualSelector(metav1.ObjectNameField, i.ref.Name).String()
-	set := func(o any) {
-		if cm, ok := o.(*corev1.ConfigMap); ok && cm.Name == i.ref.Name {
-			i.take(cm.Data, true)
+	return config.FollowConfigMap(ctx, i.c.kube.client, i.ref.Namespace, i.ref.Name, func(cm *corev1.ConfigMap) {
+		if cm == nil {
+			i.take(nil, false)
+			return
 		}
-	}
-	informer := cache.NewSharedInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = only
-			return maps.List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = only
-			return maps.Watch(ctx, o)
-		},
-	}, i.c.kube.client), &corev1.ConfigMap{}, 0)
-	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
+		i.take(cm.Data, true)
+	}, func(err error) {
 		i.log.Debug("cannot read injection configuration now; what was read stays in force", zap.Stringer("object", i.ref), zap.Error(err))
 		if i.current.Load() == nil {
 			i.refused(fmt.Errorf("it cannot be read: %w", err))
 		}
-	}); err != nil {
-		return fmt.Errorf("watch %s: %w", i.ref, err)
-	}
-	handle, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    set,
-		UpdateFunc: func(_, o any) { set(o) },
-		DeleteFunc: func(any) { i.take(nil, false) },
 	})
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", i.ref, err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		informer.RunWithContext(ctx)
-	}()
-	if cache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
-		if _, there, _ := informer.GetStore().GetByKey(i.ref.Namespace + "/" + i.ref.Name); !there {
-			i.take(nil, false)
-		}
-	}
-	<-done
-	return nil
 }
 
 // ServeHTTP answers /debug/inject: what is in force, and why nothing newer is.
