@@ -27,6 +27,52 @@ func slotAddrs(slot int) [2]netip.Addr {
 	return [2]netip.Addr{netip.AddrFrom4([4]byte{240, 240, x, y}), netip.AddrFrom16(six)}
 }
 
+// slotOf is the place of an address; false if it is none that is made up.
+func slotOf(a netip.Addr) (slot, family int, ok bool) {
+	x, y := byte(0), byte(0)
+	if a.Is4() {
+		b := a.As4()
+		x, y = b[2], b[3]
+	} else {
+		b := a.As16()
+		x, y, family = b[13], b[15], 1
+	}
+	slot = int(x)*usable + int(y) - 1
+	return slot, family, y >= 1 && y <= usable && slotAddrs(slot)[family] == a
+}
+
+// addresses are those that somebody has.
+type addresses struct {
+	made  [2][slots]bool // by family
+	other map[netip.Addr]struct{}
+}
+
+// take takes an address; false if somebody has it.
+func (t *addresses) take(a netip.Addr) bool {
+	if slot, family, ok := slotOf(a); ok {
+		had := t.made[family][slot]
+		t.made[family][slot] = true
+		return !had
+	}
+	_, had := t.other[a]
+	t.other[a] = struct{}{}
+	return !had
+}
+
+// pair takes both addresses of the first free place from one on; nil if there is
+// none.
+func (t *addresses) pair(start int) []netip.Addr {
+	for i := range slots {
+		slot := (start + i) % slots
+		if !t.made[0][slot] && !t.made[1][slot] {
+			t.made[0][slot], t.made[1][slot] = true, true
+			pair := slotAddrs(slot)
+			return pair[:]
+		}
+	}
+	return nil
+}
+
 // Claim is a host that wants virtual IPs.
 type Claim struct {
 	Key     mesh.ServiceKey
@@ -42,40 +88,32 @@ type Claim struct {
 // one. Older hosts choose first, so that a new one takes nothing away. Hosts
 // beyond the number of addresses get none.
 func Allocate(claims []Claim, reserved map[netip.Addr]struct{}) map[mesh.ServiceKey][]netip.Addr {
-	claims = slices.Clone(claims)
-	slices.SortFunc(claims, func(a, b Claim) int { return cmp.Or(a.Created.Compare(b.Created), a.Key.Compare(b.Key)) })
-	taken := make(map[netip.Addr]struct{}, len(reserved)+2*len(claims))
+	order := make([]*Claim, len(claims))
+	for i := range claims {
+		order[i] = &claims[i]
+	}
+	slices.SortFunc(order, func(a, b *Claim) int { return cmp.Or(a.Created.Compare(b.Created), a.Key.Compare(b.Key)) })
+	taken := &addresses{other: map[netip.Addr]struct{}{}}
 	for a := range reserved {
-		taken[a] = struct{}{}
+		taken.take(a)
 	}
 	out := make(map[mesh.ServiceKey][]netip.Addr, len(claims))
-	for _, c := range claims {
+	for _, c := range order {
 		for _, a := range c.Held {
-			if _, no := taken[a]; !no {
-				taken[a] = struct{}{}
+			if taken.take(a) {
 				out[c.Key] = append(out[c.Key], a)
 			}
 		}
 	}
-	free := slots
-	for _, c := range claims {
-		if len(out[c.Key]) > 0 || free <= 0 {
+	for _, c := range order {
+		if len(c.Held) > 0 && len(out[c.Key]) > 0 {
 			continue
 		}
-		for i, start := 0, firstSlot(c.Key); i < slots; i++ {
-			pair := slotAddrs((start + i) % slots)
-			_, four := taken[pair[0]]
-			_, six := taken[pair[1]]
-			if four || six {
-				continue
-			}
-			taken[pair[0]], taken[pair[1]] = struct{}{}, struct{}{}
-			out[c.Key] = pair[:]
-			break
+		pair := taken.pair(firstSlot(c.Key))
+		if pair == nil {
+			break // nothing left for anybody
 		}
-		if len(out[c.Key]) == 0 {
-			free = 0 // nothing left for anybody
-		}
+		out[c.Key] = pair
 	}
 	return out
 }

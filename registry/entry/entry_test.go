@@ -298,3 +298,20 @@ func TestAllocateProperties(t *testing.T) {
 		}
 	})
 }
+
+// Every address that is made up is found at its place, and no other is.
+func TestPlacesOfAddresses(t *testing.T) {
+	for slot := range slots {
+		for family, a := range slotAddrs(slot) {
+			got, of, ok := slotOf(a)
+			require.True(t, ok, a)
+			require.Equal(t, [2]int{slot, family}, [2]int{got, of})
+		}
+	}
+	for _, text := range []string{"240.240.0.0", "240.240.7.255", "240.241.0.1", "10.0.0.1", "2001:2::", "2001:2::ff", "2001:2::1:0:1", "2001:3::1:1", "::ffff:240.240.0.1", "2001:2::1:1%eth0"} {
+		_, _, ok := slotOf(netip.MustParseAddr(text))
+		require.False(t, ok, text)
+	}
+	_, _, ok := slotOf(netip.Addr{})
+	require.False(t, ok)
+}
