@@ -24,6 +24,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/serve"
 	"github.com/isthmus-mesh/isthmus/registry/gatewayapi/deploy"
+	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
 
 // gatewayAPI makes the primary take Gateways and their classes, with the schemas
@@ -107,7 +108,7 @@ func (w *world) awaitProgrammed(namespace, name, reason string) (metav1.Conditio
 	w.t.Helper()
 	var c metav1.Condition
 	var s gatewayv1.GatewayStatus
-	if !waitFor(w.ctx, func() bool { c, s = w.programmed(namespace, name); return c.Reason == reason }) {
+	if !plane.Wait(w.ctx, func() bool { c, s = w.programmed(namespace, name); return c.Reason == reason }) {
 		w.t.Fatalf("Gateway %s/%s: %+v", namespace, name, s)
 	}
 	return c, s
@@ -203,7 +204,7 @@ func TestGatewayRouters(t *testing.T) {
 	for _, kind := range []string{"ServiceAccount", "Deployment"} {
 		before[kind] = w.get(kind, "edge", "gw-istio").GetResourceVersion()
 	}
-	p.halt()
+	p.Halt()
 	p = w.start("istiod-1") // which applies everything once
 	w.patch("Service", "edge", "gw-istio", `{"spec":{"selector":{"gateway.networking.k8s.io/gateway-name":"other"}}}`)
 	w.eventually("the new leader puts edits back", func() bool { return selector() == "gw" })
