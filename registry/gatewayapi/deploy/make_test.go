@@ -2,15 +2,19 @@ package deploy
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"pgregory.net/rapid"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
@@ -22,6 +26,10 @@ import (
 // parameters, and what is there already.
 func fixture(t testing.TB, text string) Input {
 	t.Helper()
+	return fixtureOf(t, text)
+}
+
+func fixtureOf(t require.TestingT, text string) Input {
 	in := Input{Controller: gatewayapi.Controller, Network: "network-1", CopyMetadata: true}
 	live := map[string]*unstructured.Unstructured{}
 	for doc := range strings.SplitSeq(text, "\n---\n") {
@@ -147,6 +155,7 @@ func TestParametersCannotEscalate(t *testing.T) {
 		"another command":        {keyDeployment, inPod("containers: [{name: istio-proxy, command: [sh]}]"), "command is refused", false},
 		"other arguments":        {keyDeployment, inPod("containers: [{name: istio-proxy, args: [x]}]"), "args is refused", false},
 		"another container":      {keyDeployment, inPod("containers: [{name: evil}]"), "evil is not one of [istio-proxy]", false},
+		"variable without name":  {keyDeployment, inPod("containers: [{name: istio-proxy, env: [{value: x}]}]"), "env.[] has no name", false},
 		"init container":         {keyDeployment, inPod("initContainers: [{name: evil, image: evil}]"), "initContainers", false},
 		"hook":                   {keyDeployment, inPod("containers: [{name: istio-proxy, lifecycle: {postStart: {exec: {command: [sh]}}}}]"), "lifecycle", false},
 		"probe":                  {keyDeployment, inPod("containers: [{name: istio-proxy, livenessProbe: {exec: {command: [sh]}}}]"), "livenessProbe", false},
@@ -239,26 +248,114 @@ func FuzzParameters(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key, overlay string) {
 		in := fixture(t, plainGateway)
 		in.Parameters = &corev1.ConfigMap{Data: map[string]string{key: overlay}}
-		objects, err := Make(in)
-		if err != nil {
-			return
+		harmless(t, in)
+	})
+}
+
+// harmless makes the objects of a Gateway and, if it may, checks what they may be
+// whatever its author wrote; it reports whether anything was made.
+func harmless(t require.TestingT, in Input) bool {
+	objects, err := Make(in)
+	if err != nil {
+		return false
+	}
+	for _, o := range objects.List {
+		require.Equal(t, "edge", o.GetNamespace())
+		require.Equal(t, "gw-istio", o.GetName())
+		require.Equal(t, "0000-1", string(o.GetOwnerReferences()[0].UID))
+		require.Equal(t, "gw", o.GetLabels()[gatewayapi.LabelGateway])
+		if o.GetKind() == "Service" {
+			s := &corev1.Service{}
+			require.NoError(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, s))
+			require.Equal(t, map[string]string{gatewayapi.LabelGateway: "gw"}, s.Spec.Selector)
+			require.Empty(t, s.Spec.ExternalIPs)
+			require.Empty(t, s.Spec.ExternalName)
 		}
-		for _, o := range objects.List {
-			require.Equal(t, "edge", o.GetNamespace())
-			require.Equal(t, "gw-istio", o.GetName())
-			require.Equal(t, "0000-1", string(o.GetOwnerReferences()[0].UID))
-			if o.GetKind() != "Deployment" {
-				continue
+		if o.GetKind() != "Deployment" {
+			continue
+		}
+		pod := podOf(o)
+		require.Len(t, pod.Spec.Containers, 1)
+		c := pod.Spec.Containers[0]
+		require.Equal(t, proxyContainer, c.Name)
+		require.Equal(t, proxyImage, c.Image)
+		require.Empty(t, c.Command)
+		require.Empty(t, c.Args)
+		require.Empty(t, pod.Spec.NodeName+pod.Spec.PriorityClassName)
+		require.Nil(t, c.Lifecycle)
+		require.Empty(t, c.EnvFrom)
+		require.Empty(t, c.VolumeMounts)
+		if s := c.SecurityContext; s != nil {
+			require.Nil(t, s.Privileged)
+			require.Nil(t, s.Capabilities)
+			require.Nil(t, s.RunAsUser)
+		}
+		for _, p := range c.Ports {
+			require.Zero(t, p.HostPort)
+		}
+		for _, e := range c.Env {
+			require.True(t, strings.HasPrefix(e.Name, "ISTIO_META_"), e.Name)
+			require.True(t, e.ValueFrom == nil || e.ValueFrom.SecretKeyRef == nil && e.ValueFrom.ConfigMapKeyRef == nil)
+		}
+		require.Empty(t, pod.Spec.InitContainers)
+		require.Empty(t, pod.Spec.Volumes)
+		require.Equal(t, "gw-istio", pod.Spec.ServiceAccountName)
+		require.False(t, pod.Spec.HostNetwork || pod.Spec.HostPID || pod.Spec.HostIPC)
+		require.Equal(t, "true", pod.Labels[labelInject])
+		require.Equal(t, Template, pod.Annotations[annotationTemplates])
+	}
+	return true
+}
+
+// TestParametersProperty: the same for trees of the fields that there are, with the
+// directives of patches among them.
+func TestParametersProperty(t *testing.T) {
+	t.Parallel()
+	words := []string{"spec", "template", "metadata", "labels", "annotations", "containers", "name", "env", "value", "valueFrom", "secretKeyRef", "fieldRef",
+		"ports", "hostPort", "containerPort", "image", "command", "volumes", "hostPath", "hostNetwork", "securityContext", "privileged", "seccompProfile", "type",
+		"serviceAccountName", "selector", "matchLabels", "externalIPs", "tolerations", "nodeSelector", "resources", "limits", "replicas", "strategy", "affinity",
+		"$patch", "$retainKeys", "$setElementOrder/containers", "$deleteFromPrimitiveList/externalIPs", "gateway.networking.k8s.io/gateway-name",
+		"sidecar.istio.io/inject", "inject.istio.io/templates", "sidecar.istio.io/userVolume", "ownerReferences", "initContainers", "priorityClassName"}
+	leaves := []any{"istio-proxy", "evil", "replace", "delete", "merge", "RuntimeDefault", "Unconfined", "ISTIO_META_X", "CA_ADDR", true, false, nil, 1.0, 80.0, "gw", ""}
+	// paths lead to where something may be changed, so that trees get beyond the top.
+	paths := [][]string{{}, {"spec"}, {"metadata"}, {"metadata", "labels"}, {"spec", "template"}, {"spec", "template", "metadata", "annotations"}, {"spec", "template", "metadata", "labels"},
+		{"spec", "template", "spec"}, {"spec", "template", "spec", "containers", "[]"}, {"spec", "template", "spec", "containers", "[]", "env", "[]"},
+		{"spec", "template", "spec", "containers", "[]", "ports", "[]"}, {"spec", "template", "spec", "containers", "[]", "securityContext"}, {"spec", "ports", "[]"},
+		{"spec", "template", "spec", "tolerations", "[]"}, {"spec", "template", "spec", "nodeSelector"}}
+	made := 0
+	rapid.Check(t, func(t *rapid.T) {
+		var value func(depth int) any
+		value = func(depth int) any {
+			switch n := rapid.IntRange(0, 5).Draw(t, "form"); {
+			case depth == 0 || n < 3:
+				return rapid.SampledFrom(leaves).Draw(t, "leaf")
+			case n == 3:
+				return []any{value(depth - 1)}
 			}
-			pod := podOf(o)
-			require.Len(t, pod.Spec.Containers, 1)
-			require.Equal(t, proxyImage, pod.Spec.Containers[0].Image)
-			require.Empty(t, pod.Spec.InitContainers)
-			require.Empty(t, pod.Spec.Volumes)
-			require.Equal(t, "gw-istio", pod.Spec.ServiceAccountName)
-			require.False(t, pod.Spec.HostNetwork || pod.Spec.HostPID || pod.Spec.HostIPC)
-			require.Equal(t, "true", pod.Labels[labelInject])
-			require.Equal(t, "gateway", pod.Annotations[annotationTemplates])
+			return map[string]any{rapid.SampledFrom(words).Draw(t, "key"): value(depth - 1)}
+		}
+		tree := any(map[string]any{})
+		for range rapid.IntRange(0, 2).Draw(t, "fields") {
+			tree.(map[string]any)[rapid.SampledFrom(words).Draw(t, "key")] = value(2)
+		}
+		path := rapid.SampledFrom(paths).Draw(t, "path")
+		for _, p := range slices.Backward(path) {
+			if p == "[]" {
+				if m, ok := tree.(map[string]any); ok && m["name"] == nil && rapid.Bool().Draw(t, "named") {
+					m["name"] = rapid.SampledFrom([]any{"istio-proxy", "ISTIO_META_X", "http"}).Draw(t, "name")
+				}
+				tree = []any{tree}
+			} else {
+				tree = map[string]any{p: tree}
+			}
+		}
+		raw, err := json.Marshal(tree)
+		require.NoError(t, err)
+		in := fixtureOf(t, plainGateway)
+		in.Parameters = &corev1.ConfigMap{Data: map[string]string{rapid.SampledFrom([]string{keyDeployment, keyService, keyScaler, keyBudget, keyAccount}).Draw(t, "kind"): string(raw)}}
+		if harmless(t, in) {
+			made++
 		}
 	})
+	require.Positive(t, made, "some may be meant")
 }

@@ -117,8 +117,13 @@ func judge(key string, overlay map[string]any) error {
 			}
 			return nil
 		case []any:
+			element := append(slices.Clone(path), "[]")
+			named := slices.ContainsFunc(rules, func(r rule) bool { return r.check != nil && r.path == strings.Join(append(element, "name"), "/") })
 			for _, v := range x {
-				if err := walk(append(slices.Clone(path), "[]"), v); err != nil {
+				if m, _ := v.(map[string]any); named && m["name"] == nil {
+					return fmt.Errorf("%s has no name", strings.Join(element, "."))
+				}
+				if err := walk(element, v); err != nil {
 					return err
 				}
 			}
