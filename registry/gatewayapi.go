@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"cmp"
 	"reflect"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -17,8 +19,9 @@ import (
 
 // routing is what the Gateway API's objects were last translated into.
 type routing struct {
-	derived map[mesh.ObjectKey]*mesh.Object
-	asked   map[gatewayapi.Name]struct{}
+	translator gatewayapi.Translator
+	derived    map[mesh.ObjectKey]*mesh.Object
+	asked      map[gatewayapi.Name]struct{}
 }
 
 // clusterSetSuffix ends the host names that a Service has in all clusters.
@@ -33,7 +36,13 @@ func (c *Catalog) RoutingInput() gatewayapi.Input {
 // kubernetesService finds the Service of a name, under its name in all clusters
 // if it is imported.
 func (c *Catalog) kubernetesService(n gatewayapi.Name, imported bool) *mesh.Service {
-	for _, s := range c.InNamespace(n.Namespace) {
+	all := c.InNamespace(n.Namespace) // by host name, which begins with that of the Service
+	prefix := mesh.Hostname(n.Name + ".")
+	i, _ := slices.BinarySearchFunc(all, prefix, func(s *mesh.Service, p mesh.Hostname) int { return cmp.Compare(s.Key.Hostname, p) })
+	for _, s := range all[i:] {
+		if !strings.HasPrefix(string(s.Key.Hostname), string(prefix)) {
+			break
+		}
 		if s.Lead.Name == n.Name && !s.Lead.FromEntry() && strings.HasSuffix(string(s.Key.Hostname), clusterSetSuffix) == imported {
 			return s
 		}
@@ -57,28 +66,28 @@ func (b *batch) route(cat *Catalog, changed map[mesh.ServiceKey]ServiceChange) (
 		return false
 	}
 	s := b.store
-	res := gatewayapi.Translate(cat.RoutingInput())
-	old := s.routing.derived
-	s.routing = routing{derived: make(map[mesh.ObjectKey]*mesh.Object, len(res.Objects)), asked: res.Asked}
-	for _, o := range res.Objects {
-		o.Origin.Cluster = s.primary
-		if have := old[o.Key]; have != nil && sameObject(have, o) {
-			o = have
-		} else {
-			b.touchObject(o.Key, o)
-			touched = true
-		}
-		s.routing.derived[o.Key] = o
+	d := s.routing.translator.Update(cat.RoutingInput())
+	s.routing.asked = d.Asked
+	if s.routing.derived == nil {
+		s.routing.derived = map[mesh.ObjectKey]*mesh.Object{}
 	}
-	for k := range old {
-		if s.routing.derived[k] == nil {
-			var own *mesh.Object
+	for k, o := range d.Objects {
+		have := s.routing.derived[k]
+		switch {
+		case o == nil:
+			delete(s.routing.derived, k)
 			if sh := s.shards[s.primary]; sh != nil {
-				own = sh.objects[k]
+				o = sh.objects[k] // the user's own comes to light
 			}
-			b.touchObject(k, own)
-			touched = true
+		default:
+			o.Origin.Cluster = s.primary // nobody else has it yet
+			if have != nil && sameObject(have, o) {
+				continue
+			}
+			s.routing.derived[k] = o
 		}
+		b.touchObject(k, o)
+		touched = true
 	}
 	return touched
 }

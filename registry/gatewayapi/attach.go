@@ -36,27 +36,22 @@ func (r *route) unresolved(reason gatewayv1.RouteConditionReason, format string,
 	}
 }
 
-// readRoutes reads the routes of all kinds that have a parent of ours, each once.
-func (t *translator) readRoutes() []*route {
-	var out []*route
-	read := func(kind mesh.ObjectKind, of func(*route, any) bool) {
-		for _, o := range t.in.Objects(kind) {
-			r := &route{object: o, kind: string(kind)}
-			if !of(r, o.Value) {
-				continue
-			}
-			checkHosts(r)
-			for _, x := range r.rules {
-				checkRule(r, x.http)
-			}
-			out = append(out, r)
-		}
+// readRoute reads a route of any kind.
+func (t *translator) readRoute(r *route, value any) {
+	switch spec := value.(type) {
+	case *gatewayv1.HTTPRouteSpec:
+		t.readHTTPRoute(r, spec)
+	case *gatewayv1.GRPCRouteSpec:
+		t.readGRPCRoute(r, spec)
+	case *gatewayv1.TLSRouteSpec:
+		t.readTLSRoute(r, spec)
+	case *gatewayv1.TCPRouteSpec:
+		t.readTCPRoute(r, spec)
 	}
-	read(mesh.KindHTTPRoute, t.readHTTPRoute)
-	read(mesh.KindGRPCRoute, t.readGRPCRoute)
-	read(mesh.KindTLSRoute, t.readTLSRoute)
-	read(mesh.KindTCPRoute, t.readTCPRoute)
-	return out
+	checkHosts(r)
+	for _, x := range r.rules {
+		checkRule(r, x.http)
+	}
 }
 
 // mine reports whether any parent of a route is ours.
@@ -92,25 +87,28 @@ func parentKind(ref *gatewayv1.ParentReference) string {
 // attach attaches a route to all its parents, and judges each attachment.
 func (t *translator) attach(r *route) {
 	st := &Status{}
-	seen := map[parentKey]struct{}{}
+	tell := func(ref *gatewayv1.ParentReference, v verdict) {
+		if !t.in.Silent {
+			st.Parents = append(st.Parents, r.parentStatus(ref, v))
+		}
+	}
 	for i := range r.common.ParentRefs {
 		ref := &r.common.ParentRefs[i]
-		if _, twice := seen[keyOf(ref)]; twice {
+		if slices.ContainsFunc(r.common.ParentRefs[:i], func(earlier gatewayv1.ParentReference) bool { return keyOf(&earlier) == keyOf(ref) }) {
 			continue
 		}
-		seen[keyOf(ref)] = struct{}{}
 		n := parentName(ref, r.object.Key.Namespace)
 		switch parentKind(ref) {
 		case kindGateway:
 			if g := t.gateways[n]; g != nil {
-				st.Parents = append(st.Parents, r.parentStatus(ref, t.attachGateway(r, g, ref)))
+				tell(ref, t.attachGateway(r, g, ref))
 			}
 		case kindService:
-			st.Parents = append(st.Parents, r.parentStatus(ref, t.attachService(r, n, ref)))
+			tell(ref, t.attachService(r, n, ref))
 		}
 	}
 	if len(st.Parents) > 0 {
-		t.out.Statuses[r.object.Key] = st
+		t.judge(r.object.Key, func() *Status { return st })
 	}
 }
 
@@ -148,15 +146,7 @@ func (t *translator) attachGateway(r *route, g *gateway, ref *gatewayv1.ParentRe
 		if !r.accepted.ok() {
 			continue
 		}
-		l.attached++
-		for _, h := range hosts {
-			for _, x := range r.rules {
-				l.host(h).add(x)
-			}
-			for _, x := range r.streams {
-				l.streams = append(l.streams, x.at(h))
-			}
-		}
+		t.take(l, r, hosts)
 	}
 	switch {
 	case allowed == 0:
@@ -166,6 +156,30 @@ func (t *translator) attachGateway(r *route, g *gateway, ref *gatewayv1.ParentRe
 	}
 	t.leads(g, r)
 	return r.accepted
+}
+
+// take makes a route count at hosts of a listener.
+func (t *translator) take(l *listener, r *route, hosts []string) {
+	l.attached++
+	a, c := t.attaching, t.changes
+	a.listeners = append(a.listeners, l)
+	for _, h := range hosts {
+		for _, x := range r.rules {
+			l.host(h).add(x)
+		}
+		for _, x := range r.streams {
+			l.streams = append(l.streams, placed{rule: x, host: h})
+		}
+		if len(r.rules) > 0 {
+			a.hosts = append(a.hosts, hostOf{l, h})
+			if c != nil {
+				c.hosts[hostOf{l, h}] = struct{}{}
+			}
+		}
+	}
+	if len(r.streams) > 0 && c != nil {
+		c.streams[l] = struct{}{}
+	}
 }
 
 func (l *listener) host(h string) *hostRules {
@@ -194,11 +208,15 @@ func (t *translator) attachService(r *route, n Name, ref *gatewayv1.ParentRefere
 	if t.mesh[k] == nil {
 		t.mesh[k] = &hostRules{service: s}
 	}
+	t.attaching.mesh = append(t.attaching.mesh, k)
+	if t.changes != nil {
+		t.changes.mesh[k] = struct{}{}
+	}
 	for _, x := range r.rules {
 		t.mesh[k].add(x.onPort(uint32(port)))
 	}
 	for _, x := range r.streams {
-		t.mesh[k].streams = append(t.mesh[k].streams, x.onPort(uint32(port)))
+		t.mesh[k].streams = append(t.mesh[k].streams, placed{rule: x, port: uint32(port)})
 	}
 	return verdict{}
 }

@@ -35,7 +35,7 @@ func (t *translator) readClasses() {
 	for name, controller := range Classes() {
 		t.classes[name] = newClass(name, controller)
 	}
-	for _, o := range t.in.Objects(mesh.KindGatewayClass) {
+	for _, o := range t.list(mesh.KindGatewayClass) {
 		spec, ok := o.Value.(*gatewayv1.GatewayClassSpec)
 		if !ok {
 			continue
@@ -48,6 +48,8 @@ func (t *translator) readClasses() {
 		t.classes[o.Key.Name] = c
 		accepted := metav1.Condition{Type: string(gatewayv1.GatewayClassConditionStatusAccepted), Status: metav1.ConditionTrue,
 			Reason: string(gatewayv1.GatewayClassReasonAccepted), Message: "Gateways of this class are served", ObservedGeneration: o.Generation}
-		t.out.Statuses[o.Key] = &Status{Class: &gatewayv1.GatewayClassStatus{Conditions: []metav1.Condition{accepted}}}
+		t.judge(o.Key, func() *Status {
+			return &Status{Class: &gatewayv1.GatewayClassStatus{Conditions: []metav1.Condition{accepted}}}
+		})
 	}
 }

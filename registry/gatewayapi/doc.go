@@ -17,8 +17,6 @@ package gatewayapi
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -87,6 +85,8 @@ type Input struct {
 	// Infrastructure tells what is known of the routers that are made for a Gateway;
 	// nil for nothing.
 	Infrastructure func(gateway Name) Infrastructure
+	// Silent is that nobody wants to know any status.
+	Silent bool
 }
 
 // Result is what a translation gives.
@@ -95,7 +95,8 @@ type Result struct {
 	// VirtualServices with [Rules], DestinationRules. They are ordered by kind,
 	// namespace and name.
 	Objects []*mesh.Object
-	// Statuses are wanted of all objects that are ours to judge.
+	// Statuses are wanted of all objects that are ours to judge; nil if nobody
+	// wants to know.
 	Statuses map[mesh.ObjectKey]*Status
 	// Asked are the Services that the result depends on, whether they exist or not.
 	Asked map[Name]struct{}
@@ -173,51 +174,8 @@ type Rule struct {
 // it, and requests for it are answered with 500.
 const Unresolved = "unresolved.invalid"
 
-// translator is one translation.
-type translator struct {
-	in         Input
-	out        *Result
-	namespaces map[string]map[string]string
-	grants     map[grantKey]struct{}
-	classes    map[string]*class
-	gateways   map[Name]*gateway
-	services   map[serviceRef]*mesh.Service
-	mesh       map[meshKey]*hostRules
-	policies   map[Name][]*policy
-}
-
-type serviceRef struct {
-	Name
-	imported bool
-}
-
 // Translate translates all objects.
-func Translate(in Input) *Result {
-	t := &translator{
-		in:         in,
-		out:        &Result{Statuses: map[mesh.ObjectKey]*Status{}, Asked: map[Name]struct{}{}, Credentials: map[Credential]struct{}{}},
-		namespaces: map[string]map[string]string{}, gateways: map[Name]*gateway{}, services: map[serviceRef]*mesh.Service{},
-		mesh: map[meshKey]*hostRules{}, policies: map[Name][]*policy{},
-	}
-	for _, o := range in.Objects(mesh.KindNamespace) {
-		t.namespaces[o.Key.Name] = o.Labels
-	}
-	t.readGrants()
-	t.readClasses()
-	t.readPolicies()
-	t.readGateways()
-	for _, r := range t.readRoutes() {
-		t.attach(r)
-	}
-	t.judgePolicies()
-	for _, k := range slices.SortedFunc(maps.Keys(t.gateways), compareNames) {
-		t.finish(t.gateways[k])
-	}
-	t.finishMesh()
-	t.finishPolicies()
-	slices.SortFunc(t.out.Objects, func(a, b *mesh.Object) int { return compareKeys(a.Key, b.Key) })
-	return t.out
-}
+func Translate(in Input) *Result { return new(Translator).Translate(in) }
 
 func compareNames(a, b Name) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -225,32 +183,4 @@ func compareNames(a, b Name) int {
 
 func compareKeys(a, b mesh.ObjectKey) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}
-
-// service finds a Service and notes that it was asked for.
-func (t *translator) service(n Name, imported bool) *mesh.Service {
-	k := serviceRef{n, imported}
-	if s, ok := t.services[k]; ok {
-		return s
-	}
-	t.out.Asked[n] = struct{}{}
-	s := t.in.Service(n, imported)
-	t.services[k] = s
-	return s
-}
-
-// credential tells what is known of a Secret or ConfigMap and notes that it is
-// of interest.
-func (t *translator) credential(kind string, n Name) CredentialState {
-	t.out.Credentials[Credential{kind, n}] = struct{}{}
-	if t.in.Credential == nil {
-		return CredentialUnknown
-	}
-	return t.in.Credential(kind, n)
-}
-
-// emit adds a derived object. It takes its age from what it was derived from.
-func (t *translator) emit(o *mesh.Object) {
-	o.Origin.Kind, o.Origin.Namespace, o.Origin.Name = string(o.Key.Kind), o.Key.Namespace, o.Key.Name
-	t.out.Objects = append(t.out.Objects, o)
 }

@@ -3,7 +3,6 @@ package gatewayapi
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -28,16 +27,16 @@ func (t *translator) finish(g *gateway) {
 		if !l.usable() || l.spec.Protocol == hboneProtocol {
 			continue
 		}
-		names, spaces := t.finishListener(l)
-		if len(names) == 0 {
+		t.finishListener(l)
+		if len(l.names) == 0 {
 			continue
 		}
-		for _, h := range slices.Sorted(maps.Keys(l.hosts)) {
-			t.finishHost(l, h, names, spaces)
+		for h := range l.hosts {
+			t.finishHost(l, h)
 		}
-		t.finishStreams(l, names, spaces)
+		t.finishStreams(l)
 	}
-	t.out.Statuses[g.object.Key] = &Status{Gateway: g.status()}
+	t.judge(g.object.Key, func() *Status { return &Status{Gateway: g.status()} })
 }
 
 // internalName names what is derived from a listener.
@@ -45,18 +44,30 @@ func (l *listener) internalName() string {
 	return l.gateway.name.Name + "-" + internalSuffix + "-" + string(l.spec.Name)
 }
 
-// finishListener makes the Gateways of a listener; it returns their names, and
-// the namespaces of their routers.
-func (t *translator) finishListener(l *listener) (names, spaces []string) {
+// hostKey and streamsKey name the VirtualServices of a listener. An underscore is
+// in no name of an object, so that no two are called the same.
+func (l *listener) hostKey(host string) mesh.ObjectKey {
+	if host == "" {
+		host = "any_"
+	}
+	return rulesKey(l.gateway.name.Namespace, l.internalName()+"_"+strings.Replace(host, "*", "_", 1))
+}
+
+func (l *listener) streamsKey() mesh.ObjectKey {
+	return rulesKey(l.gateway.name.Namespace, l.internalName()+"_streams_")
+}
+
+// finishListener makes the Gateways of a listener, for each set of routers one.
+func (t *translator) finishListener(l *listener) {
 	server := l.server()
 	if server == nil {
-		return nil, nil
+		return
 	}
 	g := l.gateway
 	for i, b := range g.bindings() {
 		name := l.internalName()
 		if i > 0 {
-			name += fmt.Sprintf("-%d", i)
+			name += fmt.Sprintf("_%d", i)
 		}
 		bound := &Binding{Namespace: b.namespace, Origin: g.object.Key, Untrusted: l.insecure}
 		for _, n := range slices.Concat(l.secrets, []Name{l.rooted}) {
@@ -69,12 +80,11 @@ func (t *translator) finishListener(l *listener) (names, spaces []string) {
 			Origin: g.object.Origin, Created: g.object.Created, Value: bound,
 			Spec: &networking.Gateway{Selector: b.labels, Servers: []*networking.Server{server}},
 		})
-		names = append(names, g.name.Namespace+"/"+name)
-		if !slices.Contains(spaces, b.namespace) {
-			spaces = append(spaces, b.namespace)
+		l.names = append(l.names, g.name.Namespace+"/"+name)
+		if !slices.Contains(l.spaces, b.namespace) {
+			l.spaces = append(l.spaces, b.namespace)
 		}
 	}
-	return names, spaces
 }
 
 // server is the listener in the words of Istio's Gateway; nil if it has none.
@@ -108,59 +118,63 @@ func (l *listener) server() *networking.Server {
 }
 
 // finishHost makes the VirtualService of a host.
-func (t *translator) finishHost(l *listener, host string, gateways, spaces []string) {
+func (t *translator) finishHost(l *listener, host string) {
 	h := l.hosts[host]
 	if len(h.rules) == 0 {
 		return
 	}
-	vs := &networking.VirtualService{Hosts: []string{cmp.Or(host, "*")}, Gateways: gateways, ExportTo: spaces}
-	var extra Rules
-	vs.Http, extra = h.routes()
-	t.emitRules(l.gateway.name.Namespace, l.internalName()+"-"+hostLabel(host), h.oldest(), vs, extra)
+	t.derive(l.hostKey(host), &derivation{rules: h.rules, gateways: l.names, spaces: l.spaces}, func() *mesh.Object {
+		vs := &networking.VirtualService{Hosts: []string{cmp.Or(host, "*")}, Gateways: l.names, ExportTo: l.spaces}
+		var extra Rules
+		vs.Http, extra = h.routes()
+		return ruled(h, vs, extra)
+	})
 }
 
-// hostLabel is a host as a part of a name.
-func hostLabel(h string) string {
-	if h == "" {
-		return "any"
-	}
-	return strings.Replace(h, "*", "wildcard", 1)
+func rulesKey(namespace, name string) mesh.ObjectKey {
+	return mesh.ObjectKey{Kind: mesh.KindVirtualService, Namespace: namespace, Name: name}
 }
 
-func (t *translator) emitRules(namespace, name string, from *mesh.Object, vs *networking.VirtualService, extra Rules) {
-	o := &mesh.Object{Key: mesh.ObjectKey{Kind: mesh.KindVirtualService, Namespace: namespace, Name: name},
-		Origin: from.Origin, Created: from.Created, Spec: vs}
+// ruled is the object of a VirtualService, as old as the oldest of its routes.
+func ruled(h *hostRules, vs *networking.VirtualService, extra Rules) *mesh.Object {
+	from := h.oldest()
+	o := &mesh.Object{Origin: from.Origin, Created: from.Created, Spec: vs}
 	if len(extra) > 0 {
 		o.Value = extra
 	}
-	t.emit(o)
+	return o
 }
 
 // finishStreams makes the VirtualService for connections, if there is any route
 // for them.
-func (t *translator) finishStreams(l *listener, gateways, spaces []string) {
+func (t *translator) finishStreams(l *listener) {
 	if len(l.streams) == 0 {
 		return
 	}
-	h := hostRules{streams: l.streams}
-	vs := &networking.VirtualService{Gateways: gateways, ExportTo: spaces}
-	for _, s := range l.streams {
-		if l.spec.Protocol == gatewayv1.TLSProtocolType && !l.terminates() {
-			route := s.asTLS(cmp.Or(l.hostname, "*"))
+	h := &hostRules{streams: inOrder(l.streams)}
+	otherwise := cmp.Or(l.hostname, "*")
+	sealed := l.spec.Protocol == gatewayv1.TLSProtocolType && !l.terminates()
+	d := &derivation{streams: h.streams, gateways: l.names, spaces: l.spaces, otherwise: otherwise, sealed: sealed}
+	t.derive(l.streamsKey(), d, func() *mesh.Object {
+		vs := &networking.VirtualService{Gateways: l.names, ExportTo: l.spaces}
+		for _, s := range h.streams {
+			if !sealed {
+				vs.Tcp = append(vs.Tcp, s.asTCP())
+				continue
+			}
+			route := s.asTLS(otherwise)
 			vs.Tls = append(vs.Tls, route)
 			for _, n := range route.Match[0].SniHosts {
 				if !slices.Contains(vs.Hosts, n) {
 					vs.Hosts = append(vs.Hosts, n)
 				}
 			}
-		} else {
-			vs.Tcp = append(vs.Tcp, s.asTCP())
 		}
-	}
-	if len(vs.Hosts) == 0 {
-		vs.Hosts = []string{cmp.Or(l.hostname, "*")}
-	}
-	t.emitRules(l.gateway.name.Namespace, l.internalName()+"-streams", h.oldest(), vs, nil)
+		if len(vs.Hosts) == 0 {
+			vs.Hosts = []string{otherwise}
+		}
+		return ruled(h, vs, nil)
+	})
 }
 
 // meshKey says for whom routes with a Service as their parent are: those of the
@@ -170,29 +184,36 @@ type meshKey struct {
 	service   Name
 }
 
-// finishMesh makes the VirtualServices of Services within the mesh.
-func (t *translator) finishMesh() {
-	keys := slices.SortedFunc(maps.Keys(t.mesh), func(a, b meshKey) int {
-		return cmp.Or(cmp.Compare(a.namespace, b.namespace), compareNames(a.service, b.service))
-	})
-	for _, k := range keys {
-		h := t.mesh[k]
-		vs := &networking.VirtualService{Hosts: []string{string(h.service.Key.Hostname)}, Gateways: []string{"mesh"}, ExportTo: []string{"*"}}
-		if k.namespace != k.service.Namespace {
-			vs.ExportTo = []string{"."}
-		}
-		var extra Rules
-		vs.Http, extra = h.routes()
-		for _, s := range h.streams {
-			if s.tls {
-				vs.Tls = append(vs.Tls, s.asTLS(string(h.service.Key.Hostname)))
-			} else {
-				vs.Tcp = append(vs.Tcp, s.asTCP())
-			}
-		}
-		if len(vs.Http)+len(vs.Tls)+len(vs.Tcp) == 0 {
-			continue
-		}
-		t.emitRules(k.namespace, k.service.Name+"-"+k.service.Namespace+"-"+internalSuffix+"-mesh", h.oldest(), vs, extra)
+// object names the VirtualService.
+func (k meshKey) object() mesh.ObjectKey {
+	return rulesKey(k.namespace, k.service.Name+"-"+k.service.Namespace+"-"+internalSuffix+"-mesh")
+}
+
+// finishMesh makes the VirtualService of a Service within the mesh.
+func (t *translator) finishMesh(k meshKey) {
+	h := t.mesh[k]
+	h.streams = inOrder(h.streams)
+	t.derive(k.object(), &derivation{rules: h.rules, streams: h.streams, service: h.service}, func() *mesh.Object { return inMesh(k, h) })
+}
+
+// inMesh makes the VirtualService of a Service within the mesh; nil if it has no
+// rule.
+func inMesh(k meshKey, h *hostRules) *mesh.Object {
+	vs := &networking.VirtualService{Hosts: []string{string(h.service.Key.Hostname)}, Gateways: []string{"mesh"}, ExportTo: []string{"*"}}
+	if k.namespace != k.service.Namespace {
+		vs.ExportTo = []string{"."}
 	}
+	var extra Rules
+	vs.Http, extra = h.routes()
+	for _, s := range h.streams {
+		if s.rule.tls {
+			vs.Tls = append(vs.Tls, s.asTLS(string(h.service.Key.Hostname)))
+		} else {
+			vs.Tcp = append(vs.Tcp, s.asTCP())
+		}
+	}
+	if len(vs.Http)+len(vs.Tls)+len(vs.Tcp) == 0 {
+		return nil
+	}
+	return ruled(h, vs, extra)
 }

@@ -33,7 +33,7 @@ type gateway struct {
 // readGateways reads all Gateways of our classes, and the fitness of their
 // listeners.
 func (t *translator) readGateways() {
-	for _, o := range t.in.Objects(mesh.KindGatewayAPIGateway) {
+	for _, o := range t.list(mesh.KindGatewayAPIGateway) {
 		spec, ok := o.Value.(*gatewayv1.GatewaySpec)
 		if !ok {
 			continue

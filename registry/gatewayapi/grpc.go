@@ -11,67 +11,46 @@ import (
 // Calls of gRPC are requests for /SERVICE/METHOD: a GRPCRoute is an HTTPRoute in
 // other words.
 
-func (t *translator) readGRPCRoute(r *route, value any) bool {
-	spec, ok := value.(*gatewayv1.GRPCRouteSpec)
-	if !ok || !t.mine(r.object.Key.Namespace, &spec.CommonRouteSpec) {
-		return false
-	}
-	r.common, r.hosts = &spec.CommonRouteSpec, spec.Hostnames
+func (t *translator) readGRPCRoute(r *route, spec *gatewayv1.GRPCRouteSpec) {
+	r.hosts = spec.Hostnames
 	for i := range spec.Rules {
-		t.readGRPCRule(r, i, &spec.Rules[i])
-	}
-	return true
-}
-
-func (t *translator) readGRPCRule(r *route, i int, in *gatewayv1.GRPCRouteRule) {
-	matches := in.Matches
-	if len(matches) == 0 {
-		matches = []gatewayv1.GRPCRouteMatch{{}}
-	}
-	refs := make([]gatewayv1.HTTPBackendRef, len(in.BackendRefs))
-	for j, b := range in.BackendRefs {
-		refs[j] = gatewayv1.HTTPBackendRef{BackendRef: b.BackendRef, Filters: httpFilters(b.Filters)}
-	}
-	filters := httpFilters(in.Filters)
-	to := t.httpDestinations(r, refs)
-	for _, m := range matches {
-		x := &rule{route: r.object, index: len(r.rules), extra: Rule{Origin: r.object.Key},
-			http: &networking.HTTPRoute{Name: ruleName(r, i, in.Name)}}
-		x.http.Match = []*networking.HTTPMatchRequest{x.call(&m)}
-		t.applyFilters(r, x, filters)
-		to.set(x.http)
-		r.rules = append(r.rules, x)
+		in := &spec.Rules[i]
+		x := requests{name: in.Name, filters: httpFilters(in.Filters)}
+		for _, b := range in.BackendRefs {
+			x.backends = append(x.backends, gatewayv1.HTTPBackendRef{BackendRef: b.BackendRef, Filters: httpFilters(b.Filters)})
+		}
+		for _, m := range orAny(in.Matches) {
+			x.matches = append(x.matches, call(&m))
+		}
+		t.readRule(r, i, &x)
 	}
 }
 
 // call translates a match of calls. The rank is by the length of the service's
 // name, then of the method's.
-func (x *rule) call(in *gatewayv1.GRPCRouteMatch) *networking.HTTPMatchRequest {
-	out := &networking.HTTPMatchRequest{}
+func call(in *gatewayv1.GRPCRouteMatch) matching {
+	out := matching{match: &networking.HTTPMatchRequest{}}
 	if m := in.Method; m != nil {
 		service, method := deref(m.Service, ""), deref(m.Method, "")
-		x.rank.length = len(service) + len(method)
-		switch deref(m.Type, gatewayv1.GRPCMethodMatchExact) {
-		case gatewayv1.GRPCMethodMatchRegularExpression:
-			x.rank.path = pathRegex
-			out.Uri = regex("/" + anyOr(service) + "/" + anyOr(method))
-		default:
-			switch {
-			case service != "" && method != "":
-				x.rank.path = pathExact
-				out.Uri = exact("/" + service + "/" + method)
-			case service != "":
-				out.Uri = &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: "/" + service}}
-			case method != "":
-				x.rank.path = pathRegex
-				out.Uri = regex("/[^/]+/" + regexp.QuoteMeta(method))
-			}
+		out.rank.length = len(service) + len(method)
+		switch {
+		case deref(m.Type, gatewayv1.GRPCMethodMatchExact) == gatewayv1.GRPCMethodMatchRegularExpression:
+			out.rank.path = pathRegex
+			out.match.Uri = regex("/" + anyOr(service) + "/" + anyOr(method))
+		case service != "" && method != "":
+			out.rank.path = pathExact
+			out.match.Uri = exact("/" + service + "/" + method)
+		case service != "":
+			out.match.Uri = &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: "/" + service}}
+		case method != "":
+			out.rank.path = pathRegex
+			out.match.Uri = regex("/[^/]+/" + regexp.QuoteMeta(method))
 		}
 	}
 	for _, h := range in.Headers {
-		addMatch(&out.Headers, strings.ToLower(string(h.Name)), h.Value, deref(h.Type, gatewayv1.GRPCHeaderMatchExact) == gatewayv1.GRPCHeaderMatchRegularExpression)
+		addMatch(&out.match.Headers, strings.ToLower(string(h.Name)), h.Value, deref(h.Type, gatewayv1.GRPCHeaderMatchExact) == gatewayv1.GRPCHeaderMatchRegularExpression)
 	}
-	x.rank.headers = len(out.Headers)
+	out.rank.headers = len(out.match.Headers)
 	return out
 }
 

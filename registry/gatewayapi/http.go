@@ -18,39 +18,24 @@ const (
 	defaultRetryOn  = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
 )
 
-func (t *translator) readHTTPRoute(r *route, value any) bool {
-	spec, ok := value.(*gatewayv1.HTTPRouteSpec)
-	if !ok || !t.mine(r.object.Key.Namespace, &spec.CommonRouteSpec) {
-		return false
-	}
-	r.common, r.hosts = &spec.CommonRouteSpec, spec.Hostnames
+func (t *translator) readHTTPRoute(r *route, spec *gatewayv1.HTTPRouteSpec) {
+	r.hosts = spec.Hostnames
 	for i := range spec.Rules {
-		t.readHTTPRule(r, i, &spec.Rules[i])
+		in := &spec.Rules[i]
+		x := requests{name: in.Name, filters: in.Filters, backends: in.BackendRefs, timeouts: in.Timeouts, retry: in.Retry}
+		for _, m := range orAny(in.Matches) {
+			x.matches = append(x.matches, r.match(&m))
+		}
+		t.readRule(r, i, &x)
 	}
-	return true
 }
 
-// readHTTPRule translates a rule: one rule for each of its matches, because each
-// has a rank of its own.
-func (t *translator) readHTTPRule(r *route, i int, in *gatewayv1.HTTPRouteRule) {
-	matches := in.Matches
+// orAny stands in for no match: one that everything does.
+func orAny[T any](matches []T) []T {
 	if len(matches) == 0 {
-		matches = []gatewayv1.HTTPRouteMatch{{}}
+		return make([]T, 1)
 	}
-	base := &networking.HTTPRoute{Name: ruleName(r, i, in.Name)}
-	setTimeouts(r, base, in.Timeouts, in.Retry)
-	to := t.httpDestinations(r, in.BackendRefs)
-	for _, m := range matches {
-		x := &rule{route: r.object, index: len(r.rules), extra: Rule{Origin: r.object.Key}, http: shallow(base)}
-		match := x.match(r, &m)
-		if match == nil {
-			continue
-		}
-		x.http.Match = []*networking.HTTPMatchRequest{match}
-		t.applyFilters(r, x, in.Filters)
-		to.set(x.http)
-		r.rules = append(r.rules, x)
-	}
+	return matches
 }
 
 func ruleName(r *route, i int, own *gatewayv1.SectionName) string {
@@ -59,11 +44,6 @@ func ruleName(r *route, i int, own *gatewayv1.SectionName) string {
 		name += "." + string(*own)
 	}
 	return name
-}
-
-// shallow copies what a rule has before its match and filters are known.
-func shallow(in *networking.HTTPRoute) *networking.HTTPRoute {
-	return &networking.HTTPRoute{Name: in.Name, Timeout: in.Timeout, Retries: in.Retries}
 }
 
 // setTimeouts translates timeouts and retries. Timeouts of single attempts take
@@ -110,9 +90,9 @@ func (r *route) duration(d gatewayv1.Duration) *durationpb.Duration {
 	return durationpb.New(x)
 }
 
-// match translates a match; nil if it cannot be.
-func (x *rule) match(r *route, in *gatewayv1.HTTPRouteMatch) *networking.HTTPMatchRequest {
-	out := &networking.HTTPMatchRequest{}
+// match translates a match; without a match if it cannot be.
+func (r *route) match(in *gatewayv1.HTTPRouteMatch) matching {
+	out := matching{match: &networking.HTTPMatchRequest{}}
 	kind, value := gatewayv1.PathMatchPathPrefix, "/"
 	if in.Path != nil {
 		kind, value = deref(in.Path.Type, kind), deref(in.Path.Value, value)
@@ -122,30 +102,30 @@ func (x *rule) match(r *route, in *gatewayv1.HTTPRouteMatch) *networking.HTTPMat
 		if value != "/" {
 			value = strings.TrimSuffix(value, "/")
 		}
-		out.Uri = &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: value}}
-		x.rank.path = pathPrefix
+		out.match.Uri = &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: value}}
+		out.rank.path = pathPrefix
 	case gatewayv1.PathMatchExact:
-		out.Uri = exact(value)
-		x.rank.path = pathExact
+		out.match.Uri = exact(value)
+		out.rank.path = pathExact
 	case gatewayv1.PathMatchRegularExpression:
-		out.Uri = regex(value)
-		x.rank.path = pathRegex
+		out.match.Uri = regex(value)
+		out.rank.path = pathRegex
 	default:
 		r.unaccepted(gatewayv1.RouteReasonUnsupportedValue, "paths cannot be matched by %s", kind)
-		return nil
+		return matching{}
 	}
-	x.rank.length = len(value)
+	out.rank.length = len(value)
 	if in.Method != nil {
-		out.Method = exact(string(*in.Method))
-		x.rank.method = true
+		out.match.Method = exact(string(*in.Method))
+		out.rank.method = true
 	}
 	for _, h := range in.Headers {
-		addMatch(&out.Headers, strings.ToLower(string(h.Name)), h.Value, deref(h.Type, gatewayv1.HeaderMatchExact) == gatewayv1.HeaderMatchRegularExpression)
+		addMatch(&out.match.Headers, strings.ToLower(string(h.Name)), h.Value, deref(h.Type, gatewayv1.HeaderMatchExact) == gatewayv1.HeaderMatchRegularExpression)
 	}
 	for _, p := range in.QueryParams {
-		addMatch(&out.QueryParams, string(p.Name), p.Value, deref(p.Type, gatewayv1.QueryParamMatchExact) == gatewayv1.QueryParamMatchRegularExpression)
+		addMatch(&out.match.QueryParams, string(p.Name), p.Value, deref(p.Type, gatewayv1.QueryParamMatchExact) == gatewayv1.QueryParamMatchRegularExpression)
 	}
-	x.rank.headers, x.rank.params = len(out.Headers), len(out.QueryParams)
+	out.rank.headers, out.rank.params = len(out.match.Headers), len(out.match.QueryParams)
 	return out
 }
 

@@ -54,9 +54,12 @@ type listener struct {
 	// selector selects namespaces, nil if it cannot be read.
 	selector labels.Selector
 	attached int32
+	// names are the Gateways that were made of it, spaces the namespaces of their
+	// routers; none if it is not told to any.
+	names, spaces []string
 	// hosts are the rules for requests, streams those for connections.
 	hosts   map[string]*hostRules
-	streams []*streamRule
+	streams []placed
 }
 
 // unsupported reports whether we cannot have such a listener at all.

@@ -2,6 +2,7 @@ package gatewayapi
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -17,8 +18,6 @@ type policy struct {
 	spec               *gatewayv1.BackendTLSPolicySpec
 	accepted, resolved verdict
 	tls                *networking.ClientTLSSettings
-	// parents are the Gateways that lead to what it is about.
-	parents []*gateway
 }
 
 // policyTarget is what one policy decides about.
@@ -31,7 +30,7 @@ type policyTarget struct {
 // of a Service the oldest counts.
 func (t *translator) readPolicies() {
 	taken := map[policyTarget]struct{}{}
-	for _, o := range t.in.Objects(mesh.KindBackendTLSPolicy) {
+	for _, o := range t.list(mesh.KindBackendTLSPolicy) {
 		spec, ok := o.Value.(*gatewayv1.BackendTLSPolicySpec)
 		if !ok {
 			continue
@@ -112,27 +111,34 @@ func (p *policy) unresolved(reason gatewayv1.PolicyConditionReason, format strin
 
 // leads notes that a Gateway leads to the backends of a route.
 func (t *translator) leads(g *gateway, r *route) {
+	t.attaching.led = append(t.attaching.led, g)
 	for _, n := range r.backends {
-		for _, p := range t.policies[n] {
-			if !slices.Contains(p.parents, g) {
-				p.parents = append(p.parents, g)
+		t.lead(n, g, 1)
+	}
+}
+
+// parents are the Gateways that lead to what a policy is about.
+func (t *translator) parents(p *policy) []*gateway {
+	all := map[*gateway]struct{}{}
+	for _, ref := range p.spec.TargetRefs {
+		if ref.Group == "" && ref.Kind == kindService {
+			for g := range t.led[Name{p.object.Key.Namespace, string(ref.Name)}] {
+				all[g] = struct{}{}
 			}
 		}
 	}
+	return slices.SortedFunc(maps.Keys(all), func(a, b *gateway) int { return compareNames(a.name, b.name) })
 }
 
 // judgePolicies wants the status of all policies that are in force for a Gateway.
 func (t *translator) judgePolicies() {
-	done := map[*policy]bool{}
+	if t.in.Silent {
+		return
+	}
 	for _, list := range t.policies {
 		for _, p := range list {
-			if done[p] || len(p.parents) == 0 {
-				continue
-			}
-			done[p] = true
-			slices.SortFunc(p.parents, func(a, b *gateway) int { return compareNames(a.name, b.name) })
 			st := &Status{}
-			for _, g := range p.parents {
+			for _, g := range t.parents(p) {
 				group, kind, ns := gatewayv1.Group(groupGateway), gatewayv1.Kind(kindGateway), gatewayv1.Namespace(g.name.Namespace)
 				st.Ancestors = append(st.Ancestors, gatewayv1.PolicyAncestorStatus{
 					AncestorRef:    gatewayv1.ParentReference{Group: &group, Kind: &kind, Namespace: &ns, Name: gatewayv1.ObjectName(g.name.Name)},
@@ -143,49 +149,51 @@ func (t *translator) judgePolicies() {
 					},
 				})
 			}
-			t.out.Statuses[p.object.Key] = st
+			if len(st.Ancestors) > 0 {
+				t.judge(p.object.Key, func() *Status { return st })
+			}
 		}
 	}
 }
 
-// finishPolicies makes a DestinationRule for each Service with a policy, for the
+// finishPolicy makes the DestinationRule of a Service with policies, for the
 // namespaces of the routers that lead there.
-func (t *translator) finishPolicies() {
-	for n, list := range t.policies {
-		s := t.service(n, false)
-		if s == nil {
-			continue
-		}
-		rule := &networking.DestinationRule{Host: string(s.Key.Hostname), TrafficPolicy: &networking.TrafficPolicy{}}
-		value, from := &BackendTLS{}, (*mesh.Object)(nil)
-		ports := map[uint16]bool{}
-		for _, p := range list {
-			if p.accepted.reason == string(gatewayv1.PolicyReasonConflicted) {
-				continue
-			}
-			if value.Origins = append(value.Origins, p.object.Key); from == nil {
-				from = p.object
-			}
-			for _, g := range p.parents {
-				for _, b := range g.bindings() {
-					if !slices.Contains(rule.ExportTo, b.namespace) {
-						rule.ExportTo = append(rule.ExportTo, b.namespace)
-					}
-				}
-			}
-			for _, ref := range p.spec.TargetRefs {
-				if string(ref.Name) == n.Name && ref.Group == "" && ref.Kind == kindService {
-					applyPolicy(rule.TrafficPolicy, s, p, string(deref(ref.SectionName, "")), ports)
-				}
-			}
-		}
-		if len(rule.ExportTo) == 0 {
-			continue
-		}
-		slices.Sort(rule.ExportTo)
-		t.emit(&mesh.Object{Key: mesh.ObjectKey{Kind: mesh.KindDestinationRule, Namespace: n.Namespace, Name: n.Name + "-" + internalSuffix},
-			Origin: from.Origin, Created: from.Created, Spec: rule, Value: value})
+func (t *translator) finishPolicy(n Name) {
+	key := mesh.ObjectKey{Kind: mesh.KindDestinationRule, Namespace: n.Namespace, Name: n.Name + "-" + internalSuffix}
+	s := t.service(n, false)
+	if s == nil {
+		t.drop(key)
+		return
 	}
+	rule, value := &networking.DestinationRule{Host: string(s.Key.Hostname), TrafficPolicy: &networking.TrafficPolicy{}}, &BackendTLS{}
+	for g := range t.led[n] {
+		for _, b := range g.bindings() {
+			if !slices.Contains(rule.ExportTo, b.namespace) {
+				rule.ExportTo = append(rule.ExportTo, b.namespace)
+			}
+		}
+	}
+	slices.Sort(rule.ExportTo)
+	ports := map[uint16]bool{}
+	var from *mesh.Object
+	for _, p := range t.policies[n] {
+		if p.accepted.reason == string(gatewayv1.PolicyReasonConflicted) {
+			continue
+		}
+		if value.Origins = append(value.Origins, p.object.Key); from == nil {
+			from = p.object
+		}
+		for _, ref := range p.spec.TargetRefs {
+			if string(ref.Name) == n.Name && ref.Group == "" && ref.Kind == kindService {
+				applyPolicy(rule.TrafficPolicy, s, p, string(deref(ref.SectionName, "")), ports)
+			}
+		}
+	}
+	if len(rule.ExportTo) == 0 || from == nil {
+		t.drop(key)
+		return
+	}
+	t.emit(&mesh.Object{Key: key, Origin: from.Origin, Created: from.Created, Spec: rule, Value: value})
 }
 
 func applyPolicy(to *networking.TrafficPolicy, s *mesh.Service, p *policy, section string, ports map[uint16]bool) {

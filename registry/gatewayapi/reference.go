@@ -27,7 +27,7 @@ type grantKey struct {
 // readGrants collects what ReferenceGrants allow.
 func (t *translator) readGrants() {
 	t.grants = map[grantKey]struct{}{}
-	for _, o := range t.in.Objects(mesh.KindReferenceGrant) {
+	for _, o := range t.list(mesh.KindReferenceGrant) {
 		spec, ok := o.Value.(*gatewayv1.ReferenceGrantSpec)
 		if !ok {
 			continue
@@ -51,6 +51,15 @@ func (t *translator) permitted(fromKind, fromNamespace, toGroup, toKind string, 
 		return true
 	}
 	k := grantKey{fromKind, groupGateway, fromNamespace, toKind, toGroup, to}
+	ok := t.granted(k)
+	if t.reading != nil {
+		t.reading.grants[k] = ok
+	}
+	return ok
+}
+
+// granted reports whether a grant allows something by name, or by kind.
+func (t *translator) granted(k grantKey) bool {
 	if _, ok := t.grants[k]; ok {
 		return true
 	}

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -18,6 +19,42 @@ type rule struct {
 	rank  rank
 	http  *networking.HTTPRoute
 	extra Rule
+	// ports are the rule for one port each, once somebody asked.
+	ports map[uint32]*rule
+}
+
+// requests is a rule for requests, of a route of any kind.
+type requests struct {
+	name     *gatewayv1.SectionName
+	matches  []matching
+	filters  []gatewayv1.HTTPRouteFilter
+	backends []gatewayv1.HTTPBackendRef
+	timeouts *gatewayv1.HTTPRouteTimeouts
+	retry    *gatewayv1.HTTPRouteRetry
+}
+
+// matching is which requests a rule takes; match is nil if that cannot be said.
+type matching struct {
+	match *networking.HTTPMatchRequest
+	rank  rank
+}
+
+// readRule translates a rule: one rule for each of its matches, because each has
+// a rank of its own.
+func (t *translator) readRule(r *route, i int, in *requests) {
+	base := &networking.HTTPRoute{Name: ruleName(r, i, in.name)}
+	setTimeouts(r, base, in.timeouts, in.retry)
+	to := t.httpDestinations(r, in.backends)
+	for _, m := range in.matches {
+		if m.match == nil {
+			continue
+		}
+		x := &rule{route: r.object, index: len(r.rules), rank: m.rank, extra: Rule{Origin: r.object.Key},
+			http: &networking.HTTPRoute{Name: base.Name, Timeout: base.Timeout, Retries: base.Retries, Match: []*networking.HTTPMatchRequest{m.match}}}
+		t.applyFilters(r, x, in.filters)
+		to.set(x.http)
+		r.rules = append(r.rules, x)
+	}
 }
 
 // Kinds of path matches, by precedence.
@@ -69,6 +106,9 @@ func (r *rule) onPort(port uint32) *rule {
 	if port == 0 {
 		return r
 	}
+	if out := r.ports[port]; out != nil {
+		return out
+	}
 	out := *r
 	out.http = proto.Clone(r.http).(*networking.HTTPRoute)
 	if len(out.http.Match) == 0 {
@@ -77,6 +117,10 @@ func (r *rule) onPort(port uint32) *rule {
 	for _, m := range out.http.Match {
 		m.Port = port
 	}
+	if r.ports == nil {
+		r.ports = map[uint32]*rule{}
+	}
+	r.ports[port] = &out
 	return &out
 }
 
@@ -84,14 +128,21 @@ func (r *rule) onPort(port uint32) *rule {
 type hostRules struct {
 	service *mesh.Service // of those for a Service
 	rules   []*rule
-	streams []*streamRule
+	streams []placed
 }
 
-// add adds a rule, once: a route may name a listener in several ways.
+// add adds a rule, once: a route may name a listener in several ways. All rules
+// of a route are added before those of the next.
 func (h *hostRules) add(r *rule) {
-	if !slices.Contains(h.rules, r) {
-		h.rules = append(h.rules, r)
+	for _, x := range slices.Backward(h.rules) {
+		if x == r {
+			return
+		}
+		if x.route != r.route {
+			break
+		}
 	}
+	h.rules = append(h.rules, r)
 }
 
 // routes returns the rules in the order in which they are tried, with what a
@@ -117,7 +168,7 @@ func (h *hostRules) oldest() *mesh.Object {
 		take(r.route)
 	}
 	for _, s := range h.streams {
-		take(s.route)
+		take(s.rule.route)
 	}
 	return out
 }

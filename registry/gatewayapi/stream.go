@@ -14,30 +14,18 @@ type streamRule struct {
 	// hosts are the server names it is for, empty for all.
 	hosts []string
 	tls   bool
-	port  uint32
 }
 
-// at is the rule for one server name; "" for all.
-func (s *streamRule) at(host string) *streamRule {
-	out := *s
-	if s.tls && host != "" {
-		out.hosts = []string{host}
-	}
-	return &out
+// placed is such a rule where it counts: for one server name ("" for those of the
+// rule), on one port (0 for all).
+type placed struct {
+	rule *streamRule
+	host string
+	port uint32
 }
 
-func (s *streamRule) onPort(port uint32) *streamRule {
-	out := *s
-	out.port = port
-	return &out
-}
-
-func (t *translator) readTLSRoute(r *route, value any) bool {
-	spec, ok := value.(*gatewayv1.TLSRouteSpec)
-	if !ok || !t.mine(r.object.Key.Namespace, &spec.CommonRouteSpec) {
-		return false
-	}
-	r.common, r.hosts = &spec.CommonRouteSpec, spec.Hostnames
+func (t *translator) readTLSRoute(r *route, spec *gatewayv1.TLSRouteSpec) {
+	r.hosts = spec.Hostnames
 	for i := range spec.Rules {
 		x := &streamRule{route: r.object, to: t.streamDestinations(r, spec.Rules[i].BackendRefs), tls: true}
 		for _, h := range spec.Hostnames {
@@ -45,35 +33,32 @@ func (t *translator) readTLSRoute(r *route, value any) bool {
 		}
 		r.streams = append(r.streams, x)
 	}
-	return true
 }
 
-func (t *translator) readTCPRoute(r *route, value any) bool {
-	spec, ok := value.(*gatewayv1.TCPRouteSpec)
-	if !ok || !t.mine(r.object.Key.Namespace, &spec.CommonRouteSpec) {
-		return false
-	}
-	r.common = &spec.CommonRouteSpec
+func (t *translator) readTCPRoute(r *route, spec *gatewayv1.TCPRouteSpec) {
 	for i := range spec.Rules {
 		r.streams = append(r.streams, &streamRule{route: r.object, to: t.streamDestinations(r, spec.Rules[i].BackendRefs)})
 	}
-	return true
 }
 
-// asTLS is the rule in a VirtualService that looks at server names.
-func (s *streamRule) asTLS(host string) *networking.TLSRoute {
-	hosts := s.hosts
-	if len(hosts) == 0 {
-		hosts = []string{host}
+// asTLS is the rule in a VirtualService that looks at server names; otherwise are
+// those of a rule that has none.
+func (p placed) asTLS(otherwise string) *networking.TLSRoute {
+	hosts := p.rule.hosts
+	switch {
+	case p.rule.tls && p.host != "":
+		hosts = []string{p.host}
+	case len(hosts) == 0:
+		hosts = []string{otherwise}
 	}
-	return &networking.TLSRoute{Match: []*networking.TLSMatchAttributes{{SniHosts: hosts, Port: s.port}}, Route: s.to}
+	return &networking.TLSRoute{Match: []*networking.TLSMatchAttributes{{SniHosts: hosts, Port: p.port}}, Route: p.rule.to}
 }
 
 // asTCP is the rule in a VirtualService for whatever is sent.
-func (s *streamRule) asTCP() *networking.TCPRoute {
-	out := &networking.TCPRoute{Route: s.to}
-	if s.port != 0 {
-		out.Match = []*networking.L4MatchAttributes{{Port: s.port}}
+func (p placed) asTCP() *networking.TCPRoute {
+	out := &networking.TCPRoute{Route: p.rule.to}
+	if p.port != 0 {
+		out.Match = []*networking.L4MatchAttributes{{Port: p.port}}
 	}
 	return out
 }

@@ -46,7 +46,7 @@ func (w *Writer) translate(ctx context.Context, cat *registry.Catalog) *gatewaya
 			return known
 		}
 	}
-	res := gatewayapi.Translate(in)
+	res := w.translator.Translate(in)
 	changed := false
 	for c := range w.credentials {
 		if _, named := res.Credentials[c]; !named {
@@ -66,7 +66,7 @@ func (w *Writer) translate(ctx context.Context, cat *registry.Catalog) *gatewaya
 		changed = changed || state != old.state
 	}
 	if changed {
-		return gatewayapi.Translate(in)
+		return w.translator.Translate(in)
 	}
 	return res
 }

@@ -78,7 +78,8 @@ type Writer struct {
 	classes     map[string]*attempt
 	// unsettled are the Gateways of whose routers nothing was known when statuses
 	// were last worked out.
-	unsettled map[mesh.ObjectKey]struct{}
+	unsettled  map[mesh.ObjectKey]struct{}
+	translator gatewayapi.Translator
 }
 
 // attempt remembers when an object was last written, and what for.
