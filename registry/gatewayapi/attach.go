@@ -22,6 +22,11 @@ type route struct {
 	accepted, resolved verdict
 	// backends are the Services that it leads to.
 	backends []Name
+	// within is the route as it is for what is sent to Services within the mesh:
+	// there a namespace needs nobody's leave to lead to another one's Service.
+	within *route
+	// denied says that a reference is not permitted.
+	denied bool
 }
 
 func (r *route) unaccepted(reason gatewayv1.RouteConditionReason, format string, args ...any) {
@@ -37,8 +42,9 @@ func (r *route) unresolved(reason gatewayv1.RouteConditionReason, format string,
 }
 
 // readRoute reads a route of any kind.
-func (t *translator) readRoute(r *route, value any) {
-	switch spec := value.(type) {
+func (t *translator) readRoute(o *mesh.Object, c *gatewayv1.CommonRouteSpec) *route {
+	r := &route{object: o, kind: string(o.Key.Kind), common: c}
+	switch spec := o.Value.(type) {
 	case *gatewayv1.HTTPRouteSpec:
 		t.readHTTPRoute(r, spec)
 	case *gatewayv1.GRPCRouteSpec:
@@ -52,6 +58,7 @@ func (t *translator) readRoute(r *route, value any) {
 	for _, x := range r.rules {
 		checkRule(r, x.http)
 	}
+	return r
 }
 
 // mine reports whether any parent of a route is ours.
@@ -87,7 +94,7 @@ func parentKind(ref *gatewayv1.ParentReference) string {
 // attach attaches a route to all its parents, and judges each attachment.
 func (t *translator) attach(r *route) {
 	st := &Status{}
-	tell := func(ref *gatewayv1.ParentReference, v verdict) {
+	tell := func(r *route, ref *gatewayv1.ParentReference, v verdict) {
 		if !t.in.Silent {
 			st.Parents = append(st.Parents, r.parentStatus(ref, v))
 		}
@@ -101,10 +108,10 @@ func (t *translator) attach(r *route) {
 		switch parentKind(ref) {
 		case kindGateway:
 			if g := t.gateways[n]; g != nil {
-				tell(ref, t.attachGateway(r, g, ref))
+				tell(r, ref, t.attachGateway(r, g, ref))
 			}
 		case kindService:
-			tell(ref, t.attachService(r, n, ref))
+			tell(r.within, ref, t.attachService(r.within, n, ref))
 		}
 	}
 	if len(st.Parents) > 0 {

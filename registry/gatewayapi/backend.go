@@ -47,7 +47,8 @@ func (t *translator) backend(r *route, ref *gatewayv1.BackendObjectReference) (d
 	if !imported && !hostname && (group != "" || kind != kindService) {
 		return bad(gatewayv1.RouteReasonInvalidKind, "backend %s is a %s; only Services and ServiceImports can be used", n, kind)
 	}
-	if !hostname && !t.permitted(r.kind, r.object.Key.Namespace, group, kind, n) {
+	if !hostname && !t.unguarded && !t.permitted(r.kind, r.object.Key.Namespace, group, kind, n) {
+		r.denied = true
 		return bad(gatewayv1.RouteReasonRefNotPermitted, "%s %s is in another namespace, and no ReferenceGrant there allows it", kind, n)
 	}
 	port := deref(ref.Port, 0)

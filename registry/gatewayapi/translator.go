@@ -41,6 +41,8 @@ type translator struct {
 	lists map[mesh.ObjectKind][]*mesh.Object
 	// reading notes what the route that is being read depends on, nil outside.
 	reading *reading
+	// unguarded says that references need no ReferenceGrant.
+	unguarded bool
 	// attaching notes where the route that is being attached counts.
 	attaching *attachment
 	readings  map[mesh.ObjectKey]*reading
@@ -171,9 +173,14 @@ type reading struct {
 func (t *translator) read(o *mesh.Object, c *gatewayv1.CommonRouteSpec) *route {
 	x := t.lastReading(o.Key)
 	if x == nil || !x.says(o) || !t.holds(x) {
-		x = &reading{route: &route{object: o, kind: string(o.Key.Kind), common: c}, services: map[serviceRef]*mesh.Service{}, grants: map[grantKey]bool{}}
+		x = &reading{services: map[serviceRef]*mesh.Service{}, grants: map[grantKey]bool{}}
 		t.reading = x
-		t.readRoute(x.route, o.Value)
+		x.route = t.readRoute(o, c)
+		if x.route.within = x.route; x.route.denied {
+			t.unguarded = true
+			x.route.within = t.readRoute(o, c)
+			t.unguarded = false
+		}
 		t.reading = nil
 	}
 	x.object = o
