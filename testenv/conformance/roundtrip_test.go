@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,22 +11,54 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"sigs.k8s.io/gateway-api/conformance/utils/roundtripper"
 
 	"github.com/isthmus-mesh/isthmus/testenv/simulate"
-	"github.com/isthmus-mesh/isthmus/xds/build"
 )
 
-var errNoGateway = errors.New("no gateway has the address")
+var (
+	errNoGateway  = errors.New("no gateway has the address")
+	errPlain      = errors.New("one side speaks TLS and the other does not")
+	errOtherHTTP  = errors.New("the backend speaks HTTP/2 and the router does not")
+	errTurnedAway = errors.New("the connection is turned away")
+)
+
+// h2cPort is the port on which the suite's backends speak nothing but HTTP/2.
+const h2cPort = ":3001"
+
+// delay is how long the echo server is to take, as the request says.
+func delay(r *simulate.Request) time.Duration {
+	_, query, _ := strings.Cut(r.Path, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return 0
+	}
+	d, err := time.ParseDuration(values.Get("delay"))
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
+// requestTimeout bounds a request.
+const requestTimeout = 10 * time.Second
 
 // roundTripper answers the suite's requests by what a router was given.
 type roundTripper struct{ w *world }
 
 // CaptureRoundTrip implements [roundtripper.RoundTripper].
 func (r roundTripper) CaptureRoundTrip(q roundtripper.Request) (*roundtripper.CapturedRequest, *roundtripper.CapturedResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	return r.ask(ctx, q)
+}
+
+// ask makes a request.
+func (r roundTripper) ask(ctx context.Context, q roundtripper.Request) (*roundtripper.CapturedRequest, *roundtripper.CapturedResponse, error) {
 	gateway := r.w.standIns.gatewayAt(q.URL.Hostname())
 	if gateway == "" {
 		return nil, nil, fmt.Errorf("%w %s", errNoGateway, q.URL.Host)
@@ -44,17 +78,35 @@ func (r roundTripper) CaptureRoundTrip(q roundtripper.Request) (*roundtripper.Ca
 	if a.Listener == "" || a.Chain == "" && a.Dropped != "" && a.Status == 0 {
 		return nil, nil, errors.New(a.Dropped)
 	}
+	if a.TLS != nil {
+		if err := r.enter(ctx, &q, &c, a); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", a.Listener, err)
+		}
+	}
 	if a.Status != 0 {
 		return respond(&q, a.Status, a.Location)
 	}
-	return r.forward(p, &q, a, c.Request)
+	return r.forward(ctx, p, &q, a, &c)
+}
+
+// enter opens the client's TLS as the router does.
+func (r roundTripper) enter(ctx context.Context, q *roundtripper.Request, c *simulate.Connection, a *simulate.Answer) error {
+	if !c.TLS {
+		return errPlain
+	}
+	server, err := r.w.server(ctx, a.TLS)
+	if err != nil {
+		return err
+	}
+	_, err = handshake(ctx, visitor(q, c.SNI), server)
+	return err
 }
 
 // connection is the connection and request that an HTTP client would make.
 func connection(q *roundtripper.Request) (simulate.Connection, error) {
 	port := uint64(80)
-	tls := q.URL.Scheme == "https" || q.Protocol == roundtripper.HTTPSProtocol
-	if tls {
+	secure := q.URL.Scheme == "https" || q.Protocol == roundtripper.HTTPSProtocol || q.Protocol == roundtripper.H2Protocol
+	if secure {
 		port = 443
 	}
 	if s := q.URL.Port(); s != "" {
@@ -67,16 +119,13 @@ func connection(q *roundtripper.Request) (simulate.Connection, error) {
 	if err != nil {
 		return simulate.Connection{}, err
 	}
-	headers := map[string]string{}
-	for k, v := range q.Headers {
-		headers[strings.ToLower(k)] = strings.Join(v, ",")
-	}
+	headers := lower(q.Headers)
 	host := q.Host
 	if host == "" {
 		host = q.URL.Host
 	}
 	sni := q.ServerName
-	if tls && sni == "" {
+	if secure && sni == "" {
 		sni = strings.Split(host, ":")[0]
 	}
 	path := q.URL.RequestURI()
@@ -85,12 +134,12 @@ func connection(q *roundtripper.Request) (simulate.Connection, error) {
 		method = http.MethodGet
 	}
 	scheme := "http"
-	if tls {
+	if secure {
 		scheme = "https"
 	}
 	headers[":scheme"] = scheme
-	return simulate.Connection{To: netip.AddrPortFrom(addr, uint16(port)), Direct: true, TLS: tls, SNI: sni,
-		Request: &simulate.Request{Method: method, Host: host, Path: path, Headers: headers}}, nil
+	return simulate.Connection{To: netip.AddrPortFrom(addr, uint16(port)), Direct: true, TLS: secure, SNI: sni,
+		Request: &simulate.Request{Method: method, Host: host, Path: path, Headers: headers, HTTP2: q.Protocol == roundtripper.H2Protocol || q.Protocol == roundtripper.H2CPriorKnowledgeProtocol}}, nil
 }
 
 // respond is an answer that the router gives itself.
@@ -108,30 +157,44 @@ func respond(q *roundtripper.Request, status uint32, location string) (*roundtri
 }
 
 // forward is the answer of the echo server that the request reaches.
-func (r roundTripper) forward(p *simulate.Proxy, q *roundtripper.Request, a *simulate.Answer, asked *simulate.Request) (*roundtripper.CapturedRequest, *roundtripper.CapturedResponse, error) {
-	upstream := pick(a.Upstreams)
-	if p.Upstreams[upstream] == nil {
-		status := uint32(http.StatusServiceUnavailable)
-		if a.Action.GetClusterNotFoundResponseCode() == routev3.RouteAction_INTERNAL_SERVER_ERROR {
-			status = http.StatusInternalServerError
+func (r roundTripper) forward(ctx context.Context, p *simulate.Proxy, q *roundtripper.Request, a *simulate.Answer, c *simulate.Connection) (*roundtripper.CapturedRequest, *roundtripper.CapturedResponse, error) {
+	upstream, asked := pick(a.Upstreams), c.Request
+	failed := func(status uint32) (*roundtripper.CapturedRequest, *roundtripper.CapturedResponse, error) {
+		if a.Action == nil { // nobody is there to answer in HTTP
+			return nil, nil, errTurnedAway
 		}
 		return respond(q, status, "")
+	}
+	if p.Upstreams[upstream] == nil {
+		if a.Action.GetClusterNotFoundResponseCode() == routev3.RouteAction_INTERNAL_SERVER_ERROR {
+			return failed(http.StatusInternalServerError)
+		}
+		return failed(http.StatusServiceUnavailable)
 	}
 	endpoints, err := p.Endpoints(upstream)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(endpoints) == 0 {
-		return respond(q, http.StatusServiceUnavailable, "")
+		return failed(http.StatusServiceUnavailable)
+	}
+	endpoint := pick(endpoints)
+	b, err := r.w.backendAt(ctx, endpoint)
+	if err != nil {
+		return nil, nil, err
+	}
+	state, err := r.reach(ctx, p, q, a, c, upstream, endpoint, b)
+	if err != nil {
+		return failed(http.StatusServiceUnavailable)
+	}
+	if p := a.Patience(); a.Action != nil && p > 0 && delay(c.Request) > p {
+		return failed(http.StatusGatewayTimeout)
 	}
 	path, err := simulate.Rewritten(a, asked)
 	if err != nil {
 		return nil, nil, err
 	}
-	got := &roundtripper.CapturedRequest{Path: path, Host: asked.Host, Method: asked.Method, Protocol: "HTTP/1.1", Headers: map[string][]string{}}
-	for k, v := range q.Headers {
-		got.Headers[http.CanonicalHeaderKey(k)] = append([]string(nil), v...)
-	}
+	got := captured(q, asked, b, path, state)
 	if h := a.Action.GetHostRewriteLiteral(); h != "" {
 		got.Host = h
 	}
@@ -152,24 +215,46 @@ func (r roundTripper) forward(p *simulate.Proxy, q *roundtripper.Request, a *sim
 			break
 		}
 	}
-	return got, out, r.name(got, upstream, pick(endpoints))
+	return got, out, nil
 }
 
-// name tells which pod of which namespace has the endpoint.
-func (r roundTripper) name(got *roundtripper.CapturedRequest, upstream, endpoint string) error {
-	id, ok := build.ParseUpstreamName(upstream)
-	addr, err := netip.ParseAddrPort(endpoint)
-	if !ok || err != nil {
-		return fmt.Errorf("upstream %s has endpoint %s: %w", upstream, endpoint, err)
+// captured is a request as an echo server tells it.
+func captured(q *roundtripper.Request, asked *simulate.Request, b *backend, path string, state tls.ConnectionState) *roundtripper.CapturedRequest {
+	got := &roundtripper.CapturedRequest{Path: path, Host: asked.Host, Method: asked.Method, Protocol: "HTTP/1.1", Headers: map[string][]string{},
+		Pod: b.pod.Name, Namespace: b.pod.Namespace, TLS: roundtripper.TLS{ServerName: state.ServerName, PeerCertificates: peers(state)}}
+	for k, v := range q.Headers {
+		got.Headers[http.CanonicalHeaderKey(k)] = append([]string(nil), v...)
 	}
-	for _, s := range r.w.store.Catalog().Host(id.Host) {
-		for e := range r.w.store.Endpoints(s.Key).All() {
-			if e.Addr == addr.Addr() {
-				got.Pod, got.Namespace = e.Workload.Name, e.Workload.Namespace
-			}
+	return got
+}
+
+// reach connects to a backend, by whoever speaks TLS with it: the router, or the
+// client through it.
+func (r roundTripper) reach(ctx context.Context, p *simulate.Proxy, q *roundtripper.Request, a *simulate.Answer, c *simulate.Connection, upstream, endpoint string, b *backend) (tls.ConnectionState, error) {
+	var speaks *tls.Config
+	secured, err := p.Secures(upstream, endpoint)
+	switch {
+	case err != nil:
+		return tls.ConnectionState{}, err
+	case secured != nil:
+		if speaks, err = r.w.client(ctx, secured); err != nil {
+			return tls.ConnectionState{}, err
+		}
+	case a.Action == nil && a.TLS == nil && c.TLS:
+		speaks = visitor(q, c.SNI)
+	}
+	if (speaks == nil) != (b.tls == nil) {
+		return tls.ConnectionState{}, errPlain
+	}
+	if a.Action != nil && strings.HasSuffix(endpoint, h2cPort) {
+		if two, err := p.HTTP2(upstream, c.Request.HTTP2); err != nil || !two {
+			return tls.ConnectionState{}, errors.Join(errOtherHTTP, err)
 		}
 	}
-	return nil
+	if speaks == nil {
+		return tls.ConnectionState{}, nil
+	}
+	return handshake(ctx, speaks, b.tls)
 }
 
 // pick draws one by its share.

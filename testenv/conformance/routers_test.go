@@ -10,6 +10,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/testenv/simulate"
@@ -17,7 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds/build"
 )
 
-// routers are the proxies of Gateways, as they are at a revision of the Store.
+// routers are the proxies of Gateways, and the sidecars of pods, as they are at a revision of the Store.
 type routers struct {
 	w        *world
 	mu       sync.Mutex
@@ -28,24 +29,34 @@ type routers struct {
 // of returns what the router of a Gateway, NAMESPACE/NAME, is given now.
 // Endpoints are always those of the moment.
 func (r *routers) of(gateway string) (*simulate.Proxy, error) {
+	namespace, name, _ := strings.Cut(gateway, "/")
+	return r.given(&mesh.Proxy{ID: name + "." + namespace, Kind: mesh.ProxyRouter, Dialect: mesh.DialectEnvoy, Cluster: primary, Namespace: namespace,
+		Labels:    map[string]string{"gateway.networking.k8s.io/gateway-name": name},
+		Addresses: []netip.Addr{netip.MustParseAddr("10.255.0.1")}, DNSDomain: namespace + ".svc." + build.DefaultDomain}, nil)
+}
+
+// sidecar returns what the sidecar of a pod is given now.
+func (r *routers) sidecar(pod *corev1.Pod) (*simulate.Proxy, error) {
+	p := &mesh.Proxy{ID: pod.Name + "." + pod.Namespace, Kind: mesh.ProxySidecar, Dialect: mesh.DialectIstio, Cluster: primary, Namespace: pod.Namespace,
+		Labels: pod.Labels, Addresses: []netip.Addr{netip.MustParseAddr(pod.Status.PodIP)}, DNSDomain: pod.Namespace + ".svc." + build.DefaultDomain}
+	return r.given(p, r.w.store.WorkloadOf(primary, p.Addresses, pod.Namespace, pod.Name))
+}
+
+func (r *routers) given(p *mesh.Proxy, w *mesh.Workload) (*simulate.Proxy, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	namespace, name, _ := strings.Cut(gateway, "/")
 	in := build.Inputs{Catalog: r.w.store.Catalog(), Endpoints: r.w.store}
 	if in.Catalog.Revision != r.revision {
 		r.revision, r.known = in.Catalog.Revision, map[string]*simulate.Proxy{}
 	}
-	if p := r.known[gateway]; p != nil {
-		return p, nil
+	if have := r.known[p.ID]; have != nil {
+		return have, nil
 	}
-	p := &mesh.Proxy{ID: name + "." + namespace, Kind: mesh.ProxyRouter, Dialect: mesh.DialectEnvoy, Cluster: primary, Namespace: namespace,
-		Labels:    map[string]string{"gateway.networking.k8s.io/gateway-name": name},
-		Addresses: []netip.Addr{netip.MustParseAddr("10.255.0.1")}, DNSDomain: namespace + ".svc." + build.DefaultDomain}
-	out, err := buildAll(in, build.DeriveView(in, p, nil))
+	out, err := buildAll(in, build.DeriveView(in, p, w))
 	if err != nil {
-		return nil, fmt.Errorf("build for %s: %w", gateway, err)
+		return nil, fmt.Errorf("build for %s: %w", p.ID, err)
 	}
-	r.known[gateway] = out
+	r.known[p.ID] = out
 	return out, nil
 }
 

@@ -32,7 +32,8 @@ type standIn struct {
 
 	mu        sync.Mutex
 	next      int
-	addresses map[string]string // NAMESPACE/NAME of a Service -> its address
+	addresses map[string]string      // address -> NAMESPACE/NAME of the Gateway that has it
+	running   map[string]*corev1.Pod // by address
 }
 
 func (s *standIn) run(ctx context.Context) error {
@@ -82,6 +83,9 @@ func (s *standIn) pods(ctx context.Context) error {
 			if _, err := api.UpdateStatus(ctx, p, metav1.UpdateOptions{}); err != nil {
 				return fmt.Errorf("make pod %s ready: %w", name, err)
 			}
+			s.mu.Lock()
+			s.running[ip] = p
+			s.mu.Unlock()
 		}
 	}
 	return nil
@@ -137,10 +141,16 @@ func (s *standIn) service(ctx context.Context, o *mesh.Object, spec *gatewayv1.G
 			return err
 		}
 	}
+	address := s.address(o.Key)
+	for n := range want {
+		if err := s.w.doors.add(ctx, address, n, o.Key.Namespace+"/"+o.Key.Name); err != nil {
+			return err
+		}
+	}
 	if len(svc.Status.LoadBalancer.Ingress) > 0 {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": []any{map[string]any{"ip": s.address(o.Key)}}}}})
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": []any{map[string]any{"ip": address}}}}})
 	if err != nil {
 		return err
 	}
@@ -158,9 +168,28 @@ func (s *standIn) address(k mesh.ObjectKey) string {
 			return a
 		}
 	}
-	a := fmt.Sprintf("203.0.113.%d", len(s.addresses)+1)
+	a := fmt.Sprintf("127.18.%d.%d", len(s.addresses)/250, len(s.addresses)%250+1)
 	s.addresses[a] = name
 	return a
+}
+
+// podAt is the pod that has an address, nil if none has.
+func (s *standIn) podAt(address string) *corev1.Pod {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running[address]
+}
+
+// podCalled is the pod of a name, nil if there is none.
+func (s *standIn) podCalled(namespace, name string) *corev1.Pod {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.running {
+		if p.Namespace == namespace && p.Name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // gatewayAt is the Gateway that has an address.

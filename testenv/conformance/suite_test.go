@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/gateway-api/apis/v1alpha3"
 	upstream "sigs.k8s.io/gateway-api/conformance"
 	"sigs.k8s.io/gateway-api/conformance/tests"
-	"sigs.k8s.io/gateway-api/conformance/utils/config"
+	timeouts "sigs.k8s.io/gateway-api/conformance/utils/config"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
 	"sigs.k8s.io/gateway-api/pkg/features"
 
@@ -31,8 +31,25 @@ func supported() []features.FeatureName {
 		features.SupportHTTPRouteHostRewrite, features.SupportHTTPRoutePathRewrite, features.SupportHTTPRouteBackendRequestHeaderModification,
 		features.SupportHTTPRouteDestinationPortMatching, features.SupportHTTPRouteParentRefPort, features.SupportGatewayPort8080,
 		features.SupportHTTPRoute303RedirectStatusCode, features.SupportHTTPRoute307RedirectStatusCode, features.SupportHTTPRoute308RedirectStatusCode,
-		features.SupportHTTPRouteNamedRouteRule,
+		features.SupportHTTPRouteNamedRouteRule, features.SupportGRPCRouteNamedRouteRule,
+		features.SupportTLSRouteModeTerminate, features.SupportTLSRouteModeMixed,
+		features.SupportBackendTLSPolicy, features.SupportBackendTLSPolicySANValidation,
+		features.SupportGatewayFrontendClientCertificateValidation, features.SupportGatewayFrontendClientCertificateValidationInsecureFallback,
+		features.SupportGatewayAddressEmpty,
+		features.SupportHTTPRouteRequestTimeout, features.SupportHTTPRouteBackendTimeout, features.SupportHTTPRouteBackendProtocolH2C,
+		features.SupportMeshConsumerRoute, features.SupportMeshHTTPRouteRewritePath,
+		features.SupportMeshHTTPRouteSchemeRedirect, features.SupportMeshHTTPRouteRedirectPort, features.SupportMeshHTTPRouteRedirectPath,
+		features.SupportMeshHTTPRouteBackendRequestHeaderModification, features.SupportMeshHTTPRouteQueryParamMatching,
+		features.SupportMeshHTTPRouteNamedRouteRule,
 	}
+}
+
+// profiles are those whose core is claimed. Of UDP nothing is: there is no
+// UDPRoute here.
+func profiles() []suite.ConformanceProfileName {
+	return []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName,
+		suite.GatewayTLSConformanceProfileName, suite.GatewayTCPConformanceProfileName,
+		suite.MeshHTTPConformanceProfileName, suite.MeshGRPCConformanceProfileName}
 }
 
 // skipped are the tests of the core that cannot be run here, with the reason.
@@ -40,40 +57,41 @@ func skipped() map[string]string {
 	return map[string]string{}
 }
 
-// TestCore runs the suite's profiles for HTTP.
+// TestCore runs the suite's profiles.
 func TestCore(t *testing.T) {
 	w := newWorld(t)
-	api, err := client.New(w.cluster.REST(), client.Options{})
+	config := w.gate(t)
+	api, err := client.New(config, client.Options{})
 	require.NoError(t, err)
 	require.NoError(t, v1alpha3.Install(api.Scheme()))
 	require.NoError(t, v1alpha2.Install(api.Scheme()))
 	require.NoError(t, gatewayv1.Install(api.Scheme()))
 	require.NoError(t, apiextensionsv1.AddToScheme(api.Scheme()))
-	all, err := clientset.NewForConfig(w.cluster.REST())
+	all, err := clientset.NewForConfig(config)
 	require.NoError(t, err)
 	var skip []string
 	for name, why := range skipped() {
 		t.Logf("skipped: %s: %s", name, why)
 		skip = append(skip, name)
 	}
-	times := config.DefaultTimeoutConfig()
+	times := timeouts.DefaultTimeoutConfig()
 	times.MaxTimeToConsistency = 10 * time.Second // there is no data plane that has to hear of anything
 	s, err := suite.NewConformanceTestSuite(suite.ConformanceOptions{
 		ConfigurableOptions: suite.ConfigurableOptions{
 			GatewayClassName: gatewayapi.ClassIstio, CleanupTestResources: true, TimeoutConfig: times,
-			ConformanceProfiles: []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName},
-			SupportedFeatures:   supported(), SkipTests: skip, RunTest: os.Getenv("CONFORMANCE_TEST"), // "" for all
+			ConformanceProfiles: profiles(), SupportedFeatures: supported(), SkipTests: skip, RunTest: os.Getenv("CONFORMANCE_TEST"), // "" for all
 		},
-		Client: api, Clientset: all, RestConfig: w.cluster.REST(), RoundTripper: roundTripper{w}, ManifestFS: []fs.FS{&upstream.Manifests},
+		Client: api, Clientset: all, RestConfig: config, RoundTripper: roundTripper{w}, GRPCClient: caller{roundTripper{w}}, ManifestFS: []fs.FS{&upstream.Manifests},
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { // when all tests have ended
 		report, err := s.Report()
 		require.NoError(t, err)
 		for _, p := range report.ProfileReports {
-			t.Logf("%s: core: %s %+v, skipped %v", p.Name, p.Core.Result, p.Core.Statistics, p.Core.SkippedTests)
-			if p.Extended != nil {
-				t.Logf("%s: extended: %s %+v", p.Name, p.Extended.Result, p.Extended.Statistics)
+			t.Logf("%s: core: %s %+v, skipped %v, failed %v", p.Name, p.Core.Result, p.Core.Statistics, p.Core.SkippedTests, p.Core.FailedTests)
+			if x := p.Extended; x != nil {
+				t.Logf("%s: extended: %s %+v, skipped %v, failed %v; claimed %v, not claimed %v", p.Name, x.Result, x.Statistics, x.SkippedTests, x.FailedTests,
+					x.SupportedFeatures, x.UnsupportedFeatures)
 			}
 		}
 	})

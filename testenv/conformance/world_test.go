@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
@@ -33,6 +35,8 @@ type world struct {
 	store    *registry.Store
 	routers  routers
 	standIns *standIn
+	doors    *doors
+	log      func(string)
 }
 
 // newWorld starts everything; it ends with the test.
@@ -46,7 +50,9 @@ func newWorld(t *testing.T) *world {
 	installDefinitions(ctx, t, c)
 	w := &world{cluster: c, store: registry.NewStore(registry.Config{Primary: primary, Settings: config.Defaults()})}
 	w.routers = routers{w: w}
-	w.standIns = &standIn{w: w, addresses: map[string]string{}}
+	w.standIns = &standIn{w: w, addresses: map[string]string{}, running: map[string]*corev1.Pod{}}
+	w.doors = &doors{w: w, open: map[string]net.Listener{}}
+	w.log = func(s string) { t.Log(s) }
 	src, err := kube.New(kube.Config{Cluster: primary, REST: c.REST(), Primary: true})
 	require.NoError(t, err)
 	writer, err := status.New(status.Config{Dynamic: c.Dynamic(), Client: c.Client(), Store: w.store, Elect: alone})
@@ -61,7 +67,10 @@ func newWorld(t *testing.T) *world {
 	run(func(ctx context.Context) error { return src.Run(ctx, sink) })
 	<-synced
 	run(writer.Run)
-	run(w.standIns.run)
+	run(func(ctx context.Context) error {
+		defer w.doors.close()
+		return w.standIns.run(ctx)
+	})
 	w.awaitClass(t)
 	return w
 }

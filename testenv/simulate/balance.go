@@ -22,26 +22,16 @@ const overprovisioning = 140
 // Source: "Priority levels" and "Locality weighted load balancing" in Envoy's
 // documentation.
 func (p *Proxy) Endpoints(upstream string) ([]Share, error) {
-	u := p.Upstreams[upstream]
-	if u == nil {
-		return nil, fmt.Errorf("balance %s: the proxy has no such upstream", upstream)
-	}
-	a := u.GetLoadAssignment()
-	if u.GetType() == clusterv3.Cluster_EDS {
-		name := u.GetEdsClusterConfig().GetServiceName()
-		if name == "" {
-			name = upstream
-		}
-		if a = p.Assignments[name]; a == nil {
-			return nil, fmt.Errorf("balance %s: the proxy has no assignment %s", upstream, name)
-		}
+	a, err := p.assignment(upstream)
+	if err != nil {
+		return nil, err
 	}
 	shares := map[string]float64{}
 	for level, load := range levelLoads(a) {
 		if load == 0 {
 			continue
 		}
-		spread(shares, a, uint32(level), load, u.GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil)
+		spread(shares, a, uint32(level), load, p.Upstreams[upstream].GetCommonLbConfig().GetLocalityWeightedLbConfig() != nil)
 	}
 	out := make([]Share, 0, len(shares))
 	for name, percent := range shares {
@@ -54,6 +44,26 @@ func (p *Proxy) Endpoints(upstream string) ([]Share, error) {
 		return out[i].Name < out[j].Name
 	})
 	return out, nil
+}
+
+// assignment returns what an upstream spreads its load over.
+func (p *Proxy) assignment(upstream string) (*endpointv3.ClusterLoadAssignment, error) {
+	u := p.Upstreams[upstream]
+	if u == nil {
+		return nil, fmt.Errorf("balance %s: the proxy has no such upstream", upstream)
+	}
+	if u.GetType() != clusterv3.Cluster_EDS {
+		return u.GetLoadAssignment(), nil
+	}
+	name := u.GetEdsClusterConfig().GetServiceName()
+	if name == "" {
+		name = upstream
+	}
+	a := p.Assignments[name]
+	if a == nil {
+		return nil, fmt.Errorf("balance %s: the proxy has no assignment %s", upstream, name)
+	}
+	return a, nil
 }
 
 // levelLoads is the percentage of requests that each priority level gets. The

@@ -11,6 +11,7 @@ package simulate
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -19,6 +20,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -80,7 +82,9 @@ type Request = match.Request
 
 // Answer is what becomes of a connection or request.
 type Answer struct {
-	Listener, Chain    string
+	Listener, Chain string
+	// TLS is how the connection is opened, nil if it is passed on as it is.
+	TLS                *tlsv3.DownstreamTlsContext
 	RouteConfiguration string
 	VirtualHost, Route string
 	// Upstreams share the requests. Empty if the proxy answers itself or drops.
@@ -127,6 +131,10 @@ func (p *Proxy) Ask(c Connection) (*Answer, error) {
 		return out, nil
 	}
 	out.Chain = chain.GetName()
+	var err error
+	if out.TLS, err = opens(chain); err != nil {
+		return nil, err
+	}
 	for _, f := range chain.GetFilters() {
 		switch {
 		case f.GetTypedConfig().MessageIs((*tcpproxyv3.TcpProxy)(nil)):
@@ -137,6 +145,12 @@ func (p *Proxy) Ask(c Connection) (*Answer, error) {
 	}
 	out.Dropped = "filter chain " + chain.GetName() + " of " + l.GetName() + " has no terminal filter that is known here"
 	return out, nil
+}
+
+// Inspects reports whether the listener that takes a connection looks for TLS in
+// it before it chooses a filter chain: it then waits for the client's first bytes.
+func (p *Proxy) Inspects(c Connection) bool {
+	return slices.ContainsFunc(p.listener(c).GetListenerFilters(), func(f *listenerv3.ListenerFilter) bool { return f.GetName() == tlsInspector })
 }
 
 // listener finds the listener that takes a connection: one that the client
