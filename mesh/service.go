@@ -160,6 +160,9 @@ type Definition struct {
 	// External are the addresses under which the service is reachable from outside
 	// its cluster: load balancer IPs and host names, then externalIPs.
 	External []string
+	// AwaitsAddress says that there will be such an address, of a load balancer that
+	// has not given any yet.
+	AwaitsAddress bool
 	// Name is the short name (metadata.name for a Kubernetes Service).
 	Name string
 	// ExternalName is the target of an alias.
@@ -202,7 +205,7 @@ func (d *Definition) Equal(o *Definition) bool {
 	}
 	return d.Resolution == o.Resolution && d.Name == o.Name && d.ExternalName == o.ExternalName &&
 		d.NodeLocal == o.NodeLocal && d.PublishNotReady == o.PublishNotReady &&
-		d.TrafficDistribution == o.TrafficDistribution && d.MeshExternal == o.MeshExternal &&
+		d.TrafficDistribution == o.TrafficDistribution && d.MeshExternal == o.MeshExternal && d.AwaitsAddress == o.AwaitsAddress &&
 		d.Created.Equal(o.Created) && d.Origin == o.Origin &&
 		slices.Equal(d.Ports, o.Ports) && slices.Equal(d.Addresses, o.Addresses) &&
 		slices.Equal(d.Prefixes, o.Prefixes) && slices.Equal(d.AutoAddresses, o.AutoAddresses) &&

@@ -101,6 +101,11 @@ func (g *gateway) programmed() verdict {
 		}
 		return verdict{string(reason), fmt.Sprintf("there is no Service %s, which routers of this Gateway are reached through", strings.Join(missing, ", "))}
 	}
+	for _, s := range g.found {
+		if s.Lead.AwaitsAddress {
+			return verdict{string(gatewayv1.GatewayReasonAddressNotAssigned), fmt.Sprintf("Service %s/%s has no address of its load balancer yet", s.Key.Namespace, s.Lead.Name)}
+		}
+	}
 	for _, l := range g.listeners {
 		for _, s := range g.found {
 			if _, ok := s.Port(uint16(l.spec.Port)); !ok && l.usable() {
@@ -112,7 +117,7 @@ func (g *gateway) programmed() verdict {
 }
 
 // addresses are those under which the Gateway is reached: from outside if there
-// are any, else within the cluster.
+// are any or will be, else within the cluster.
 func (g *gateway) addresses() []gatewayv1.GatewayStatusAddress {
 	var out []gatewayv1.GatewayStatusAddress
 	add := func(value string) {
@@ -137,6 +142,9 @@ func (g *gateway) addresses() []gatewayv1.GatewayStatusAddress {
 	}
 	if len(out) == 0 {
 		for _, s := range g.found {
+			if s.Lead.AwaitsAddress {
+				continue // clients outside would take it for the address
+			}
 			add(string(s.Key.Hostname))
 		}
 	}

@@ -74,7 +74,8 @@ func (f *fixture) add(o *mesh.Object) {
 }
 
 func (f *fixture) service(n gatewayapi.Name, spec *corev1.ServiceSpec) {
-	d := &mesh.Definition{Name: n.Name, Selector: spec.Selector, External: spec.ExternalIPs, Origin: mesh.ObjectRef{Kind: "Service", Namespace: n.Namespace, Name: n.Name}}
+	d := &mesh.Definition{Name: n.Name, Selector: spec.Selector, External: spec.ExternalIPs,
+		AwaitsAddress: spec.Type == corev1.ServiceTypeLoadBalancer && len(spec.ExternalIPs) == 0, Origin: mesh.ObjectRef{Kind: "Service", Namespace: n.Namespace, Name: n.Name}}
 	for _, p := range spec.Ports {
 		d.Ports = append(d.Ports, mesh.Port{Name: p.Name, Number: uint16(p.Port)})
 	}

@@ -115,6 +115,7 @@ func (t *Translator) readService(o *corev1.Service) (*ksvc, faults) {
 	}
 	d.Ports = readPorts(o.Spec.Ports, &f)
 	d.External = externalAddresses(o, &f)
+	d.AwaitsAddress = o.Spec.Type == corev1.ServiceTypeLoadBalancer && len(d.External) == 0
 	s.accounts = readAnnotations(o, d, &f)
 	s.gateway = readGatewaySpec(o, d, &f)
 	return s, f
