@@ -168,10 +168,14 @@ func (s *standIn) address(k mesh.ObjectKey) string {
 			return a
 		}
 	}
-	a := fmt.Sprintf("127.18.%d.%d", len(s.addresses)/250, len(s.addresses)%250+1)
+	a := gatewayAddress(len(s.addresses))
 	s.addresses[a] = name
 	return a
 }
+
+// gatewayAddress is the nth address that is given out. All of 127.0.0.0/8 is the
+// machine's own on Linux.
+func gatewayAddress(n int) string { return fmt.Sprintf("127.18.%d.%d", n/250, n%250+1) }
 
 // podAt is the pod that has an address, nil if none has.
 func (s *standIn) podAt(address string) *corev1.Pod {

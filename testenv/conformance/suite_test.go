@@ -45,11 +45,24 @@ func supported() []features.FeatureName {
 }
 
 // profiles are those whose core is claimed. Of UDP nothing is: there is no
-// UDPRoute here.
-func profiles() []suite.ConformanceProfileName {
-	return []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName,
-		suite.GatewayTLSConformanceProfileName, suite.GatewayTCPConformanceProfileName,
+// UDPRoute here. Those of TLS and TCP are left out where no doors can be opened.
+func profiles(doors bool) []suite.ConformanceProfileName {
+	out := []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName,
 		suite.MeshHTTPConformanceProfileName, suite.MeshGRPCConformanceProfileName}
+	if doors {
+		out = append(out, suite.GatewayTLSConformanceProfileName, suite.GatewayTCPConformanceProfileName)
+	}
+	return out
+}
+
+// connections runs the tests that dial, or says why they cannot be run.
+func connections(t *testing.T, w *world) bool {
+	if w.doors.shut != nil {
+		t.Run("Connections", func(t *testing.T) {
+			t.Skipf("the profiles of TLS and TCP need sockets at port 80 (net.ipv4.ip_unprivileged_port_start=0, or root): %v", w.doors.shut)
+		})
+	}
+	return w.doors.shut == nil
 }
 
 // skipped are the tests of the core that cannot be run here, with the reason.
@@ -79,7 +92,7 @@ func TestCore(t *testing.T) {
 	s, err := suite.NewConformanceTestSuite(suite.ConformanceOptions{
 		ConfigurableOptions: suite.ConfigurableOptions{
 			GatewayClassName: gatewayapi.ClassIstio, CleanupTestResources: true, TimeoutConfig: times,
-			ConformanceProfiles: profiles(), SupportedFeatures: supported(), SkipTests: skip, RunTest: os.Getenv("CONFORMANCE_TEST"), // "" for all
+			ConformanceProfiles: profiles(connections(t, w)), SupportedFeatures: supported(), SkipTests: skip, RunTest: os.Getenv("CONFORMANCE_TEST"), // "" for all
 		},
 		Client: api, Clientset: all, RestConfig: config, RoundTripper: roundTripper{w}, GRPCClient: caller{roundTripper{w}}, ManifestFS: []fs.FS{&upstream.Manifests},
 	})

@@ -51,7 +51,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{cluster: c, store: registry.NewStore(registry.Config{Primary: primary, Settings: config.Defaults()})}
 	w.routers = routers{w: w}
 	w.standIns = &standIn{w: w, addresses: map[string]string{}, running: map[string]*corev1.Pod{}}
-	w.doors = &doors{w: w, open: map[string]net.Listener{}}
+	w.doors = &doors{w: w, shut: mayOpen(ctx), open: map[string]net.Listener{}}
 	w.log = func(s string) { t.Log(s) }
 	src, err := kube.New(kube.Config{Cluster: primary, REST: c.REST(), Primary: true})
 	require.NoError(t, err)
