@@ -242,7 +242,7 @@ func Encode(objects []*unstructured.Unstructured) ([]byte, error) {
 // order of kinds: what others refer to comes first, what acts on others last.
 func order() []string {
 	return []string{"Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-		"ConfigMap", "Service", "EndpointSlice", "Deployment", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Gateway",
+		"ConfigMap", "Service", "EndpointSlice", "Deployment", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Gateway", "VirtualService",
 		"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
 }
 

@@ -78,6 +78,9 @@ func NewTarget(name string, cfg *rest.Config) (*Target, error) {
 	return &Target{Name: name, REST: cfg, client: client, dynamic: dyn}, nil
 }
 
+// Dynamic is a client for objects of any kind.
+func (t *Target) Dynamic() dynamic.Interface { return t.dynamic }
+
 // resourceOf is where objects of a kind are found. All our kinds have regular
 // plurals, so that it needs no discovery: it works before definitions exist.
 func resourceOf(o *unstructured.Unstructured) schema.GroupVersionResource {

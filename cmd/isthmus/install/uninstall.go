@@ -28,7 +28,7 @@ func installedKinds() []schema.GroupVersionKind {
 	const rbac, admission = "rbac.authorization.k8s.io", "admissionregistration.k8s.io"
 	return []schema.GroupVersionKind{
 		gvk(admission, "v1", kindInjection), gvk(admission, "v1", "ValidatingWebhookConfiguration"),
-		gvk("networking.istio.io", "v1", "Gateway"),
+		gvk("networking.istio.io", "v1", "VirtualService"), gvk("networking.istio.io", "v1", "Gateway"),
 		gvk("autoscaling", "v2", "HorizontalPodAutoscaler"), gvk("policy", "v1", "PodDisruptionBudget"), gvk("apps", "v1", "Deployment"),
 		gvk("discovery.k8s.io", "v1", "EndpointSlice"), gvk("", "v1", "Service"), gvk("", "v1", "ConfigMap"),
 		gvk(rbac, "v1", "RoleBinding"), gvk(rbac, "v1", "Role"), gvk(rbac, "v1", "ClusterRoleBinding"), gvk(rbac, "v1", "ClusterRole"),

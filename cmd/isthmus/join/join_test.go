@@ -13,10 +13,12 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/isthmus-mesh/isthmus/cmd/isthmus/join"
+	"github.com/isthmus-mesh/isthmus/manifests"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
 )
@@ -278,20 +280,72 @@ func TestWayToPrimary(t *testing.T) {
 	require.ErrorIs(t, join.Join(l.ctx, l.options(noAddress)), join.ErrPreflight)
 	require.Contains(t, l.said(), "give --pilot-address, or --read-only")
 
-	services := l.east.Client().CoreV1().Services("istio-system")
-	s, err := services.Create(l.ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "gateway", Labels: map[string]string{"istio": "eastwestgateway"}},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Name: "tls-istiod", Port: 15012}}}}, metav1.CreateOptions{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, services.Delete(context.WithoutCancel(l.ctx), "gateway", metav1.DeleteOptions{}))
-	})
-	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.9"}}
-	_, err = services.UpdateStatus(l.ctx, s, metav1.UpdateOptions{})
-	require.NoError(t, err)
-	require.NoError(t, join.Join(l.ctx, l.options(noAddress, func(o *join.Options) { o.DryRun = true })))
-	require.Contains(t, l.said(), "reached from outside at 203.0.113.9, by Service istio-system/gateway of cluster east")
+	// A gateway has the port, and nothing opens it.
+	dry := func(o *join.Options) { o.Values, o.DryRun = nil, true }
+	l.balancer("gateway", map[string]string{"istio": "eastwestgateway"}, "203.0.113.9")
+	require.ErrorIs(t, join.Join(l.ctx, l.options(dry)), join.ErrPreflight)
+	require.Contains(t, l.said(), "Service istio-system/gateway of cluster east has port 15012 and no Gateway opens it for the control plane")
+	require.NoError(t, l.east.InstallIstioCRDs(l.ctx))
+	require.ErrorIs(t, join.Join(l.ctx, l.options(dry)), join.ErrPreflight)
+	require.Contains(t, l.said(), "--set controlPlane.expose=true")
+	l.expose()
+	require.NoError(t, join.Join(l.ctx, l.options(dry)))
+	require.Contains(t, l.said(), "reached from outside at 203.0.113.9, by Service istio-system/gateway of cluster east, which Gateway istio-system/istiod-gateway exposes")
+	require.NoError(t, join.Join(l.ctx, l.options(dry, func(o *join.Options) { o.Primary = l.as(l.east, "blind", l.joinerWithout("gateways")) })))
+	require.Contains(t, l.said(), "could not be read")
+	// One of the control plane's own goes before it.
+	l.balancer("istiod-external", map[string]string{"app": "istiod"}, "203.0.113.10")
+	require.NoError(t, join.Join(l.ctx, l.options(dry)))
+	require.Contains(t, l.said(), "reached from outside at 203.0.113.10, by Service istio-system/istiod-external of cluster east")
 	require.NoError(t, join.Join(l.ctx, l.options(noAddress, func(o *join.Options) { o.ReadOnly, o.DryRun = true, true })))
 	require.NotContains(t, l.said(), "MutatingWebhookConfiguration")
+}
+
+// balancer makes a Service of the primary that has an address and port 15012.
+func (l *lab) balancer(name string, labels map[string]string, address string) {
+	l.t.Helper()
+	services := l.east.Client().CoreV1().Services("istio-system")
+	s, err := services.Create(l.ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": name, "istio": "eastwestgateway"},
+			Ports: []corev1.ServicePort{{Name: "tls-istiod", Port: 15012}}}}, metav1.CreateOptions{})
+	require.NoError(l.t, err)
+	l.t.Cleanup(func() {
+		require.NoError(l.t, services.Delete(context.WithoutCancel(l.ctx), name, metav1.DeleteOptions{}))
+	})
+	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
+	_, err = services.UpdateStatus(l.ctx, s, metav1.UpdateOptions{})
+	require.NoError(l.t, err)
+}
+
+// expose applies the Gateway with which the east-west chart exposes the control
+// plane through gateway "gateway".
+func (l *lab) expose() {
+	l.t.Helper()
+	objects, err := manifests.Render(manifests.Options{Chart: manifests.EastWest, Values: map[string]any{
+		"name": "gateway", "networkGateway": "network-1", "controlPlane": map[string]any{"expose": true}}})
+	require.NoError(l.t, err)
+	for _, o := range objects {
+		if o.GetKind() != "Gateway" || o.GetName() != "istiod-gateway" {
+			continue
+		}
+		require.NoError(l.t, l.east.ApplyObjects(l.ctx, o))
+		l.t.Cleanup(func() {
+			gateways := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "gateways"}
+			require.NoError(l.t, l.east.Dynamic().Resource(gateways).Namespace(o.GetNamespace()).Delete(context.WithoutCancel(l.ctx), o.GetName(), metav1.DeleteOptions{}))
+		})
+		return
+	}
+	l.t.Fatal("the chart has no Gateway istiod-gateway")
+}
+
+// joinerWithout are the rights of joining in the primary without a resource.
+func (l *lab) joinerWithout(resource string) []rbacv1.PolicyRule {
+	all := []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"secrets", "services", "namespaces"}, Verbs: []string{"*"}},
+		{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"*"}},
+		{APIGroups: []string{"networking.istio.io"}, Resources: []string{"gateways"}, Verbs: []string{"*"}},
+	}
+	return slices.DeleteFunc(all, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.Resources, resource) })
 }
 
 // TestBadOptions are refused before anybody is asked.

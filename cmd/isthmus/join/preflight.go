@@ -202,46 +202,6 @@ func (b *both) compare(s *corev1.Secret, f *findings) {
 	}
 }
 
-// wayToPrimary finds the address at which the remote's proxies reach the primary,
-// unless it is given or not wanted.
-func (b *both) wayToPrimary(ctx context.Context, f *findings) error {
-	if b.ReadOnly || b.value("global.remotePilotAddress") != "" || b.value("istiodRemote.injectionURL") != "" {
-		return nil
-	}
-	list, err := b.Primary.Client().CoreV1().Services(b.Namespace).List(ctx, metav1.ListOptions{})
-	if err != nil && !apierrors.IsForbidden(err) {
-		return fmt.Errorf("list services in namespace %s of cluster %s: %w", b.Namespace, b.Primary.Name, err)
-	}
-	for i := range list.Items {
-		if address := wayIn(&list.Items[i]); address != "" {
-			b.Values = manifests.Merge(b.Values, map[string]any{})
-			manifests.Set(b.Values, "global.remotePilotAddress", address)
-			f.ok("primary", "reached from outside at %s, by Service %s/%s of cluster %s", address, b.Namespace, list.Items[i].Name, b.Primary.Name)
-			return nil
-		}
-	}
-	f.fail("primary", "cluster %s has no address from outside (a load balancer of Service istiod, or of an east-west gateway with port 15012): "+
-		"give --pilot-address, or --read-only if nothing in this cluster is to get a proxy", b.Primary.Name)
-	return nil
-}
-
-// wayIn is the address of a load balancer that leads to port 15012.
-func wayIn(s *corev1.Service) string {
-	if s.Labels["app"] != "istiod" && s.Labels["istio"] != "eastwestgateway" {
-		return ""
-	}
-	leads := false
-	for _, p := range s.Spec.Ports {
-		leads = leads || p.Port == 15012
-	}
-	for _, in := range s.Status.LoadBalancer.Ingress {
-		if leads && in.IP+in.Hostname != "" {
-			return strings.TrimSpace(in.IP + in.Hostname)
-		}
-	}
-	return ""
-}
-
 // remoteNeeds are the rights of joining in the remote, beyond those with which
 // the chart's objects are applied.
 func (b *both) remoteNeeds() []install.Need {
