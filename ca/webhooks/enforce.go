@@ -30,18 +30,28 @@ func (t *term) enforce(ctx context.Context, k key, meta *metav1.ObjectMeta, hook
 			again = true
 			continue
 		}
-		enforced, lax = append(enforced, h.name), append(lax, h.name)
+		lax = append(lax, h.name)
 	}
 	if len(lax) == 0 {
 		return again, nil
 	}
 	// The bundle is ours already: what is taken over is only the policy, of who
 	// installed the configuration.
-	if wait, err := t.outcome(k, "set failurePolicy", t.apply(ctx, k, meta, hooks, bundle, enforced, true)); err != nil {
+	if wait, err := t.outcome(k, "set failurePolicy", t.apply(ctx, k, meta, hooks, bundle, lax, true)); err != nil {
 		return wait, err
 	}
 	t.p.log.Info("validation works and is enforced", zap.Strings("webhooks", lax))
 	return again, nil
+}
+
+// giveUp gives the policy up that we have set: whoever keeps it makes the next helm
+// upgrade, which says Ignore again, a conflict. Nobody owns it then, and the API
+// server's own default is Fail.
+func (t *term) giveUp(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks []hook, bundle []byte) (again bool, err error) {
+	if t.updates[k.kind] || !slices.ContainsFunc(hooks, func(h hook) bool { return h.held }) {
+		return false, nil
+	}
+	return t.outcome(k, "give up failurePolicy", t.apply(ctx, k, meta, hooks, bundle, nil, true))
 }
 
 // alreadyEnforced are the validating webhooks that refuse what they cannot check.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -189,7 +190,7 @@ func (t *term) follow(kind string, informer cache.SharedIndexInformer) error {
 			t.queue.Add(key{kind, name})
 		}
 	}
-	if err := informer.SetTransform(stripManagers); err != nil {
+	if err := informer.SetTransform(keepOurs); err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
 	if err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
@@ -209,10 +210,12 @@ func (t *term) follow(kind string, informer cache.SharedIndexInformer) error {
 	return nil
 }
 
-// stripManagers drops what nobody looks at.
-func stripManagers(obj any) (any, error) {
+// keepOurs drops the managed fields that nobody looks at: all but what we applied.
+func keepOurs(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
-		o.SetManagedFields(nil)
+		o.SetManagedFields(slices.DeleteFunc(slices.Clone(o.GetManagedFields()), func(m metav1.ManagedFieldsEntry) bool {
+			return m.Manager != FieldManager || m.Operation != metav1.ManagedFieldsOperationApply
+		}))
 	}
 	return obj, nil
 }

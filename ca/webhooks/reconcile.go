@@ -25,6 +25,8 @@ type hook struct {
 	bundle []byte
 	// validating is nil for injection.
 	validating *admissionv1.ValidatingWebhook
+	// held: we have applied its failurePolicy, and own it.
+	held bool
 }
 
 // reconcile brings one object into order. again asks for another look later.
@@ -46,6 +48,9 @@ func (t *term) reconcile(ctx context.Context, k key) (again bool, err error) {
 	delete(t.refused, k)
 	delete(t.taken, k)
 	if again, err := t.enforce(ctx, k, meta, hooks, bundle); again || err != nil {
+		return again, err
+	}
+	if again, err := t.giveUp(ctx, k, meta, hooks, bundle); again || err != nil {
 		return again, err
 	}
 	t.tell(k, "")
@@ -80,7 +85,7 @@ func (t *term) read(k key) (*metav1.ObjectMeta, []hook, bool) {
 	case *admissionv1.ValidatingWebhookConfiguration:
 		for i := range o.Webhooks {
 			if w := &o.Webhooks[i]; strings.HasSuffix(w.Name, ValidationSuffix) {
-				hooks = append(hooks, hook{name: w.Name, bundle: w.ClientConfig.CABundle, validating: w})
+				hooks = append(hooks, hook{name: w.Name, bundle: w.ClientConfig.CABundle, validating: w, held: holdsPolicy(&o.ObjectMeta, w.Name)})
 			}
 		}
 		return &o.ObjectMeta, hooks, true
@@ -107,17 +112,16 @@ func (t *term) write(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks 
 	if t.refused[k] == now && theirs != "" {
 		return false, nil // told already
 	}
-	enforced := alreadyEnforced(hooks)
-	err := t.apply(ctx, k, meta, hooks, bundle, enforced, theirs == "")
+	err := t.apply(ctx, k, meta, hooks, bundle, nil, theirs == "")
 	if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
 		who := slices.DeleteFunc(conflicting(err), func(name string) bool { return name == FieldManager }) // an update of ours
 		switch {
 		case len(who) == 0:
-			err = t.apply(ctx, k, meta, hooks, bundle, enforced, true)
+			err = t.apply(ctx, k, meta, hooks, bundle, nil, true)
 		case slices.Equal(who, []string{istiodManager}) && !t.taken[k]:
 			t.taken[k] = true
 			t.p.log.Info("taking webhook configuration over from istiod", zap.String("object", k.name))
-			err = t.apply(ctx, k, meta, hooks, bundle, enforced, true)
+			err = t.apply(ctx, k, meta, hooks, bundle, nil, true)
 		default:
 			t.refused[k] = now
 			t.failed(k, failedConflict)
@@ -168,7 +172,7 @@ func conflicting(err error) []string {
 }
 
 // apply writes the bundle into our webhooks of one object, and failurePolicy
-// Fail into those that are enforced. The UID keeps an object from being made
+// Fail into those that are to be enforced. The UID keeps an object from being made
 // that was deleted meanwhile.
 func (t *term) apply(ctx context.Context, k key, meta *metav1.ObjectMeta, hooks []hook, bundle []byte, enforced []string, force bool) error {
 	t.p.cfg.Metrics.attempts.WithLabelValues(string(t.p.cfg.Cluster), k.name).Inc()

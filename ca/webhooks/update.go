@@ -108,33 +108,48 @@ func keepers(o *unstructured.Unstructured, change map[string]bool, bundle []byte
 		if m.Manager == FieldManager || m.FieldsV1 == nil || slices.Contains(out, m.Manager) {
 			continue
 		}
-		if slices.ContainsFunc(bundlesIn(m.FieldsV1.Raw), func(name string) bool { return theirs[name] }) {
-			out = append(out, m.Manager)
+		for name, fields := range ownedIn(m.FieldsV1.Raw) {
+			if fields.bundle && theirs[name] {
+				out = append(out, m.Manager)
+				break
+			}
 		}
 	}
 	return out
 }
 
-// bundlesIn names the webhooks whose bundle is among the fields of a manager:
-// f:webhooks, then k: and the key of the list as JSON, then the fields below.
-func bundlesIn(fields []byte) []string {
+// ownedIn tells of every webhook which of the two fields are among those of a
+// manager: f:webhooks, then k: and the key of the list as JSON, then the fields
+// below.
+func ownedIn(fields []byte) map[string]owned {
 	var set struct {
 		Webhooks map[string]struct {
 			ClientConfig map[string]json.RawMessage `json:"f:clientConfig"`
+			Policy       json.RawMessage            `json:"f:failurePolicy"`
 		} `json:"f:webhooks"`
 	}
 	if json.Unmarshal(fields, &set) != nil {
 		return nil
 	}
-	var out []string
+	out := map[string]owned{}
 	for k, below := range set.Webhooks {
 		var by struct{ Name string }
 		text, keyed := strings.CutPrefix(k, "k:")
-		if _, owns := below.ClientConfig["f:caBundle"]; keyed && owns && json.Unmarshal([]byte(text), &by) == nil {
-			out = append(out, by.Name)
+		if _, bundle := below.ClientConfig["f:caBundle"]; keyed && json.Unmarshal([]byte(text), &by) == nil {
+			out[by.Name] = owned{bundle: bundle, policy: below.Policy != nil}
 		}
 	}
 	return out
+}
+
+type owned struct{ bundle, policy bool }
+
+// holdsPolicy reports whether we have applied failurePolicy of a webhook. Only our
+// own managed fields are kept: see keepOurs.
+func holdsPolicy(meta *metav1.ObjectMeta, hook string) bool {
+	return slices.ContainsFunc(meta.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
+		return m.FieldsV1 != nil && ownedIn(m.FieldsV1.Raw)[hook].policy
+	})
 }
 
 // keptBy is the conflict that the API server would answer an apply with.
