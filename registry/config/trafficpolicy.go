@@ -131,8 +131,8 @@ func validateLoadBalancer(c *checker, l *networking.LoadBalancerSettings, outlie
 	if v := w.GetMinimumPercent().GetValue(); !(v >= 0 && v <= 100) {
 		at.at("minimumPercent").failf("%v is not a percentage; use 0-100", v)
 	}
-	if a := w.GetAggression(); a != nil && !(a.GetValue() >= 1) {
-		at.at("aggression").failf("%v is below 1; use 1 for a straight line, more for a steep start", a.GetValue())
+	if a := w.GetAggression(); a != nil && !(a.GetValue() > 0) {
+		at.at("aggression").failf("%v is not above 0; use 1 for a straight line, more for a steep start", a.GetValue())
 	}
 }
 

@@ -92,7 +92,27 @@ func writtenRule(in Inputs, v View, k mesh.ServiceKey) *destinationRule {
 // worked in. It is shared and must not be changed.
 func trafficPolicy(in Inputs, v View, at served, subset string) (*networking.TrafficPolicy, *destinationRule) {
 	r := ruleFor(in, v, at.service)
-	return r.policyFor(at.port.Number, subset), r
+	return inMesh(in, r.policyFor(at.port.Number, subset)), r
+}
+
+// inMesh fills in MeshConfig's default policy where a policy, which may be nil,
+// has no connection pool or outlier detection of its own.
+func inMesh(in Inputs, p *networking.TrafficPolicy) *networking.TrafficPolicy {
+	base := in.Catalog.Settings.Mesh.GetDefaultTrafficPolicy()
+	pool, outliers := p.GetConnectionPool(), p.GetOutlierDetection()
+	if pool == nil {
+		pool = base.GetConnectionPool()
+	}
+	if outliers == nil {
+		outliers = base.GetOutlierDetection()
+	}
+	if pool == p.GetConnectionPool() && outliers == p.GetOutlierDetection() {
+		return p
+	}
+	out := &networking.TrafficPolicy{LoadBalancer: p.GetLoadBalancer(), Tls: p.GetTls(), PortLevelSettings: p.GetPortLevelSettings(),
+		Tunnel: p.GetTunnel(), ProxyProtocol: p.GetProxyProtocol(), RetryBudget: p.GetRetryBudget()}
+	out.ConnectionPool, out.OutlierDetection = pool, outliers
+	return out
 }
 
 // policyFor works out the policy of a port and subset. Settings of a port stand

@@ -136,7 +136,9 @@ type selector struct {
 	// ruled says that a DestinationRule asks for plain text or for TLS that is not
 	// the mesh's: then no endpoint is dialled with mesh mTLS.
 	ruled bool
-	scale uint32
+	// panics: a rule has proxies dial unhealthy endpoints where too few are healthy.
+	panics bool
+	scale  uint32
 	// weights drain clusters and networks; drained says that something was left out
 	// for that, and undrained that it is not to be, because nothing else is ready.
 	weights            mesh.Weights
@@ -162,7 +164,7 @@ type route struct {
 func newSelector(in Inputs, v View, at served, subset string, sni bool) *selector {
 	svc := at.service
 	policy, rule := trafficPolicy(in, v, at, subset)
-	s := &selector{subset: rule.subset(subset), ruled: tlsDisabled(policy), prefer: localityPreference(in, at, policy),
+	s := &selector{subset: rule.subset(subset), ruled: tlsDisabled(policy), panics: policy.GetOutlierDetection().GetMinHealthPercent() > 0, prefer: localityPreference(in, at, policy),
 		v: v, catalog: in.Catalog, sni: sni, nodeLocal: svc.Lead.NodeLocal, autoMTLS: autoMTLS(in),
 		clusterLocal: clusterLocal(in.Catalog.Settings, svc.Key.Hostname), scale: weightScale(in.Catalog), weights: in.Catalog.Settings.Weights}
 	s.routes, s.names = s.few[:0], resolves(svc)
@@ -242,6 +244,8 @@ func (s *selector) direct(e *mesh.Endpoint) VerdictCode {
 		return VerdictSNINotMTLS
 	case s.dropPlain && !e.Workload.MTLS:
 		return VerdictMixedTLS
+	case s.panics && (e.Health == mesh.HealthNotReady || e.Health == mesh.HealthDraining):
+		return VerdictMayPanic
 	}
 	return VerdictDirect
 }

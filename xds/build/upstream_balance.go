@@ -101,7 +101,7 @@ func warmup(lb *networking.LoadBalancerSettings) *clusterv3.Cluster_SlowStartCon
 		return nil
 	}
 	aggression, percent := 1.0, float64(usualWarmupPercent)
-	if a := w.GetAggression(); a != nil && a.GetValue() >= 1 {
+	if a := w.GetAggression(); a != nil && a.GetValue() > 0 {
 		aggression = a.GetValue()
 	}
 	if p := w.GetMinimumPercent(); p != nil && p.GetValue() >= 0 && p.GetValue() <= 100 {

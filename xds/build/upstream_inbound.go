@@ -85,11 +85,11 @@ func projectInbound(in Inputs, v View, port uint16) View {
 func inboundPool(in Inputs, v View, t InboundTarget) (*networking.ConnectionPoolSettings, *destinationRule) {
 	pool := ingressPool(in, v, t.Target)
 	rule := inboundRule(in, v.Namespace, t)
-	if rule == nil || rule.policy == nil {
-		return pool, nil
+	if rule != nil && rule.policy == nil {
+		rule = nil
 	}
 	if pool == nil {
-		pool = rule.policyFor(t.Port, "").GetConnectionPool()
+		pool = inMesh(in, rule.policyFor(t.Port, "")).GetConnectionPool()
 	}
 	return pool, rule
 }

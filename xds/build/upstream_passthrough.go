@@ -44,9 +44,11 @@ func staticUpstream(in Inputs, v View, name string) *clusterv3.Cluster {
 	u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 	u.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	u.CircuitBreakers = noLimits()
-	u.applyKeepalive(in.Catalog.Settings.Mesh.GetTcpKeepalive())
 	u.common().IdleTimeout = duration(passthroughIdle)
 	u.likeDownstream()
+	pool := inMesh(in, nil).GetConnectionPool()
+	u.applyPool(in, pool, nil)
+	u.applyHTTP2(pool.GetHttp())
 	if name == UpstreamPassthrough {
 		u.Filters = peerExchange(v.Dialect)
 	} else {

@@ -52,6 +52,9 @@ func retryBudget(b *networking.TrafficPolicy_RetryBudget) *clusterv3.CircuitBrea
 	if n := b.GetMinRetryConcurrency(); n > 0 {
 		out.MinRetryConcurrency = u32(n)
 	}
+	if t := b.GetBudgetInterval(); positive(t) {
+		out.BudgetInterval = t
+	}
 	return out
 }
 

@@ -26,7 +26,7 @@ func findUpstream(in Inputs, v View, id UpstreamID) (*upstreamRule, bool) {
 	if x.service == nil || !x.rule.hasSubset(id.Subset) {
 		return nil, false
 	}
-	return &upstreamRule{x.served, id.Subset, x.rule.policyFor(id.Port, id.Subset), x.rule}, true
+	return &upstreamRule{x.served, id.Subset, inMesh(in, x.rule.policyFor(id.Port, id.Subset)), x.rule}, true
 }
 
 // declared reports whether the service is one that users declare, with the names

@@ -60,6 +60,9 @@ const (
 	VerdictSNIRule
 	// VerdictDrained: the endpoint's cluster or network is drained.
 	VerdictDrained
+	// VerdictMayPanic: where a rule has proxies dial all endpoints while too few are
+	// healthy, one that takes no requests must not be among them.
+	VerdictMayPanic
 
 	// VerdictByRequest: not an endpoint but a wildcard; the proxy looks up the name
 	// that each request asks for, and dials what it finds.
@@ -70,7 +73,7 @@ const (
 func (c VerdictCode) String() string {
 	return [...]string{"Direct", "ThroughGateway", "ClusterLocal", "NodeLocal", "NetworkView", "AddressFamily",
 		"NoGateway", "GatewayUnresolved", "GatewayAddressFamily", "GatewayNotMTLS", "GatewayNotReady", "SNINotMTLS",
-		"MixedTLS", "PortName", "NoAddress", "NotInSubset", "GatewayTLSRule", "SNITLSRule", "Drained", "LookedUpByRequest"}[c]
+		"MixedTLS", "PortName", "NoAddress", "NotInSubset", "GatewayTLSRule", "SNITLSRule", "Drained", "NotReadyInPanic", "LookedUpByRequest"}[c]
 }
 
 // MarshalText renders the code by its name.
@@ -150,6 +153,8 @@ func (c Candidate) otherText() string {
 		return fmt.Sprintf("on network %s behind a gateway, which only mTLS can pass, and a DestinationRule sets a TLS mode that is not ISTIO_MUTUAL", e.Network)
 	case VerdictSNIRule:
 		return "a gateway passes mTLS on as it is, and a DestinationRule sets a TLS mode that is not ISTIO_MUTUAL"
+	case VerdictMayPanic:
+		return strings.ToLower(e.Health.String()) + ", and minHealthPercent has proxies dial all that they know of while too few endpoints are healthy"
 	case VerdictDrained:
 		return drainedText(c.Verdict.Weights, w.Cluster, e.Network)
 	}
