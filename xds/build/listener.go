@@ -247,7 +247,9 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 			return boundInbound(in, v, t)
 		}
 		if e := boundEgress(in, v, at); e != nil {
-			return boundListener(in, v, e, at)
+			if l, err := boundListener(in, v, e, at); l != nil || err != nil {
+				return l, err
+			}
 		}
 	}
 	switch v.Kind {
