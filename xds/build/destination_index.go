@@ -200,14 +200,13 @@ func nameable(subset string) bool {
 type ruleClient struct {
 	namespace string
 	handle    Labels
-	// private says that rules without exportTo are for their own namespace.
-	private bool
-	labels  map[string]string // of handle, once it was read
+	// export is whom rules without exportTo are for.
+	export []string
+	labels map[string]string // of handle, once it was read
 }
 
 func newRuleClient(in Inputs, v View) ruleClient {
-	to := in.Catalog.Settings.Mesh.GetDefaultDestinationRuleExportTo()
-	return ruleClient{namespace: v.Namespace, handle: v.Labels, private: slices.Contains(to, ".")}
+	return ruleClient{namespace: v.Namespace, handle: v.Labels, export: in.Catalog.Settings.Mesh.GetDefaultDestinationRuleExportTo()}
 }
 
 // gets reports whether a rule is for the client.
@@ -217,8 +216,8 @@ func (c *ruleClient) gets(r *ruleObject, hidden bool) bool {
 		return from == c.namespace && c.selected(r.selector)
 	}
 	export := r.spec.GetExportTo()
-	if len(export) == 0 && c.private {
-		return from == c.namespace
+	if len(export) == 0 {
+		export = c.export
 	}
 	if hidden && (len(export) != 1 || export[0] != "." && export[0] != from) {
 		return false

@@ -69,6 +69,7 @@ func (l *lab) ruleOf(ns, service string, labels map[string]string) string {
 
 func TestWhoseRuleIsInForce(t *testing.T) {
 	private := func(m *meshconfig.MeshConfig) { m.DefaultDestinationRuleExportTo = []string{"."} }
+	listed := func(m *meshconfig.MeshConfig) { m.DefaultDestinationRuleExportTo = []string{".", "shop"} }
 	for name, tc := range map[string]struct {
 		edit    func(*meshconfig.MeshConfig)
 		rules   []registry.ObjectState
@@ -94,6 +95,8 @@ func TestWhoseRuleIsInForce(t *testing.T) {
 		"a rule that is for others only is not for its own namespace": {client: "store", service: "api.store", want: "", rules: []registry.ObjectState{
 			ruleState(t, "r", "store", "{host: api, exportTo: [shop]}")}},
 		"by default rules may be private": {edit: private, client: "shop", service: "api.store", want: "", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
+		"the default may name namespaces beside the own": {edit: listed, client: "shop", service: "api.store", want: "store/r", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
+		"and nobody else is meant":                       {edit: listed, client: "other", service: "api.store", want: "", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
 		"the default is for rules that say nothing": {edit: private, client: "shop", service: "api.store", want: "store/r", rules: []registry.ObjectState{
 			ruleState(t, "r", "store", "{host: api, exportTo: ['*']}")}},
 		"private rules are for their own namespace": {edit: private, client: "store", service: "api.store", want: "store/r", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},

@@ -261,23 +261,18 @@ func ruleRankOf(in Inputs, v View, vs *virtualService) ruleRank {
 }
 
 func exportRank(in Inputs, namespace string, vs *virtualService) ruleRank {
-	if len(vs.exportTo) == 0 {
-		switch private := slices.Contains(in.Catalog.Settings.Mesh.GetDefaultVirtualServiceExportTo(), "."); {
-		case !private:
-			return rulePublic
-		case namespace == vs.name.Namespace:
-			return ruleOwn
-		}
-		return ruleHidden
+	export := vs.exportTo
+	if len(export) == 0 {
+		export = in.Catalog.Settings.Mesh.GetDefaultVirtualServiceExportTo()
 	}
 	switch {
-	case slices.Contains(vs.exportTo, "*"):
+	case len(export) == 0, slices.Contains(export, "*"):
 		return rulePublic
-	case slices.Contains(vs.exportTo, "~"):
+	case slices.Contains(export, "~"):
 		return ruleHidden
-	case namespace == vs.name.Namespace && (slices.Contains(vs.exportTo, ".") || slices.Contains(vs.exportTo, namespace)):
+	case namespace == vs.name.Namespace && (slices.Contains(export, ".") || slices.Contains(export, namespace)):
 		return ruleOwn
-	case slices.Contains(vs.exportTo, namespace):
+	case slices.Contains(export, namespace):
 		return ruleNamed
 	}
 	return ruleHidden

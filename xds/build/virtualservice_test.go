@@ -82,6 +82,11 @@ func TestRulesForHost(t *testing.T) {
 	private.objects(labVirtualService("x", "old", 2001, rule(nil, "a.com")))
 	require.Empty(t, virtualServicesFor(private.in(), labSidecar(), meshGateway))
 	require.Len(t, virtualServicesFor(private.in(), labSidecar(func(v *View) { v.Namespace = "x" }), meshGateway), 1)
+
+	listed := newLab(&meshconfig.MeshConfig{DefaultVirtualServiceExportTo: []string{".", "shop"}})
+	listed.objects(labVirtualService("x", "old", 2001, rule(nil, "a.com")))
+	require.Len(t, virtualServicesFor(listed.in(), labSidecar(), meshGateway), 1, "namespaces may be named beside the own")
+	require.Empty(t, virtualServicesFor(listed.in(), labSidecar(func(v *View) { v.Namespace = "y" }), meshGateway))
 }
 
 func TestFullGateway(t *testing.T) {
