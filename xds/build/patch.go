@@ -80,7 +80,9 @@ type patch struct {
 	class   networking.EnvoyFilter_Patch_FilterClass
 	match   *networking.EnvoyFilter_EnvoyConfigObjectMatch
 	value   proto.Message // nil if there is none
-	version *regexp.Regexp
+	// replaces: lists that a merged value has replace those that are there.
+	replaces bool
+	version  *regexp.Regexp
 	// err is why the patch is never applied.
 	err error
 }
@@ -137,6 +139,9 @@ func decodePatch(o *mesh.Object, i int, p *networking.EnvoyFilter_EnvoyConfigObj
 		return out
 	}
 	out.value = d.Message
+	if out.op == networking.EnvoyFilter_Patch_MERGE_AND_REPLACE_LIST {
+		out.op, out.replaces = networking.EnvoyFilter_Patch_MERGE, hasLists(out.applyTo)
+	}
 	switch out.op {
 	case networking.EnvoyFilter_Patch_REMOVE:
 	case networking.EnvoyFilter_Patch_INVALID:

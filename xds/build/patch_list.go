@@ -98,7 +98,7 @@ func (l *listPatch[T]) merges(list []T, x *patch) []T {
 	out := slices.Clone(list)
 	for i, e := range out {
 		if l.is(x, e) {
-			out[i], _ = applied(l.p, x, e, func(next T) error { return merge(next, x.value) })
+			out[i], _ = applied(l.p, x, e, func(next T) error { return merge(next, x.value, x.replaces) })
 		}
 	}
 	if err := l.check(out); err != nil {

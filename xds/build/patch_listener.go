@@ -31,7 +31,7 @@ func patchListener(in Inputs, v View, l *listenerv3.Listener) *listenerv3.Listen
 			return nil
 		case networking.EnvoyFilter_Patch_MERGE:
 			l, _ = applied(p, x, l, func(next *listenerv3.Listener) error {
-				err := merge(next, x.value)
+				err := merge(next, x.value, x.replaces)
 				next.Name = name // by which it is asked for
 				return err
 			})
@@ -133,7 +133,7 @@ func (c *chainPatcher) merge(x *patch, fc *listenerv3.FilterChain) *listenerv3.F
 		return fc
 	}
 	out, _ := applied(c.p, x, fc, func(next *listenerv3.FilterChain) error {
-		if err := merge(next, x.value); err != nil {
+		if err := merge(next, x.value, x.replaces); err != nil {
 			return err
 		}
 		return endsWell[*listenerv3.Filter](isTerminalNetwork)(next.GetFilters())

@@ -12,19 +12,24 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
+	networking "istio.io/api/networking/v1alpha3"
 )
 
 // maxAnyDepth bounds how deep messages may be packed into one another.
 const maxAnyDepth = 16
 
 // mergeMessage merges src into dst: fields that src has are set, lists are
-// appended to, maps get src's entries, messages are merged. Values that are one
+// appended to, or with replace take the place of what is there, maps get src's
+// entries, messages are merged. Values that are one
 // thing though they are messages (numbers whose absence has a meaning, durations,
 // packed messages) are replaced, but what is packed in the same socket is merged.
-func mergeMessage(dst, src protoreflect.Message) (err error) {
+func mergeMessage(dst, src protoreflect.Message, replace bool) (err error) {
 	src.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case fd.IsList():
+			if replace {
+				dst.Clear(fd)
+			}
 			to := dst.Mutable(fd).List()
 			for i := range v.List().Len() {
 				to.Append(copyValue(fd, v.List().Get(i)))
@@ -43,7 +48,7 @@ func mergeMessage(dst, src protoreflect.Message) (err error) {
 					return true
 				}
 			}
-			err = mergeExtension(to, v.Message())
+			err = mergeExtension(to, v.Message(), replace)
 		default:
 			dst.Set(fd, copyValue(fd, v))
 		}
@@ -53,22 +58,22 @@ func mergeMessage(dst, src protoreflect.Message) (err error) {
 }
 
 // mergeExtension merges messages of which each may have one message packed in it,
-// its configuration.
-func mergeExtension(dst, src protoreflect.Message) error {
+// its configuration. Lists within that are appended to.
+func mergeExtension(dst, src protoreflect.Message, replace bool) error {
 	fd := dst.Descriptor().Fields().ByName("typed_config")
 	if fd == nil || !dst.Has(fd) || !src.Has(fd) {
-		return mergeMessage(dst, src)
+		return mergeMessage(dst, src, replace)
 	}
 	to, ok := dst.Get(fd).Message().Interface().(*anypb.Any)
 	from, same := src.Get(fd).Message().Interface().(*anypb.Any)
 	if !ok || !same {
-		return mergeMessage(dst, src)
+		return mergeMessage(dst, src, replace)
 	}
 	packed, err := mergePacked(to, from)
 	if err != nil {
 		return err
 	}
-	if err := mergeMessage(dst, src); err != nil {
+	if err := mergeMessage(dst, src, replace); err != nil {
 		return err
 	}
 	dst.Set(fd, protoreflect.ValueOfMessage(packed.ProtoReflect()))
@@ -76,11 +81,22 @@ func mergeExtension(dst, src protoreflect.Message) error {
 }
 
 // merge merges a patch's value into a message of the same type.
-func merge(dst, src proto.Message) error {
+func merge(dst, src proto.Message, replace bool) error {
 	if dst.ProtoReflect().Descriptor() != src.ProtoReflect().Descriptor() {
 		return fmt.Errorf("value is a %s, not a %s", src.ProtoReflect().Descriptor().FullName(), dst.ProtoReflect().Descriptor().FullName())
 	}
-	return mergeExtension(dst.ProtoReflect(), src.ProtoReflect())
+	return mergeExtension(dst.ProtoReflect(), src.ProtoReflect(), replace)
+}
+
+// hasLists reports whether a merge into what a patch is for may replace lists: not
+// within filters, whose configuration is packed.
+func hasLists(to networking.EnvoyFilter_ApplyTo) bool {
+	switch to {
+	case networking.EnvoyFilter_CLUSTER, networking.EnvoyFilter_LISTENER, networking.EnvoyFilter_FILTER_CHAIN,
+		networking.EnvoyFilter_ROUTE_CONFIGURATION, networking.EnvoyFilter_VIRTUAL_HOST, networking.EnvoyFilter_HTTP_ROUTE:
+		return true
+	}
+	return false
 }
 
 // single reports whether a message is one value.
@@ -118,7 +134,7 @@ func mergePacked(dst, src *anypb.Any) (*anypb.Any, error) {
 	if a, ok := to.(*udpatypev1.TypedStruct); ok && a.GetTypeUrl() != from.(*udpatypev1.TypedStruct).GetTypeUrl() {
 		return nil, fmt.Errorf("value is a %s, but what it is merged into is a %s", from.(*udpatypev1.TypedStruct).GetTypeUrl(), a.GetTypeUrl())
 	}
-	if err := mergeMessage(to.ProtoReflect(), from.ProtoReflect()); err != nil {
+	if err := mergeMessage(to.ProtoReflect(), from.ProtoReflect(), false); err != nil {
 		return nil, err
 	}
 	return toAny(to)

@@ -37,7 +37,7 @@ func (p *patcher) routes(r *routev3.RouteConfiguration, opened map[uint16]uint16
 	for _, x := range about(networking.EnvoyFilter_ROUTE_CONFIGURATION) {
 		if x.op == networking.EnvoyFilter_Patch_MERGE {
 			r, _ = applied(p, x, r, func(next *routev3.RouteConfiguration) error {
-				err := merge(next, x.value)
+				err := merge(next, x.value, x.replaces)
 				next.Name = name // by which it is asked for
 				return err
 			})
@@ -51,7 +51,7 @@ func (p *patcher) routes(r *routev3.RouteConfiguration, opened map[uint16]uint16
 		case networking.EnvoyFilter_Patch_MERGE:
 			for i, h := range r.VirtualHosts {
 				if x.onHost(h) {
-					r.VirtualHosts[i], _ = applied(p, x, h, func(next *routev3.VirtualHost) error { return merge(next, x.value) })
+					r.VirtualHosts[i], _ = applied(p, x, h, func(next *routev3.VirtualHost) error { return merge(next, x.value, x.replaces) })
 				}
 			}
 		case networking.EnvoyFilter_Patch_REPLACE:

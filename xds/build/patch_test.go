@@ -2,6 +2,7 @@ package build
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 	"sigs.k8s.io/yaml"
 
@@ -229,14 +231,38 @@ func TestMerge(t *testing.T) {
 		"circuitBreakers":{"thresholds":[{"maxRequests":2}]},"metadata":{"filterMetadata":{"a":{"y":2}}},"lbPolicy":"RANDOM",
 		"edsClusterConfig":{"edsConfig":{"ads":{}}},"transportSocket":{"name":"t","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext","maxSessionKeys":7}}}`), src))
 	before := proto.Clone(src)
-	require.NoError(t, merge(dst, src))
+	require.NoError(t, merge(dst, src, false))
 	require.True(t, proto.Equal(before, src), "the patch is used again")
 	want := &clusterv3.Cluster{}
 	require.NoError(t, protojson.Unmarshal([]byte(`{"name":"a","connectTimeout":"0.5s","respectDnsTtl":true,"perConnectionBufferLimitBytes":0,
 		"circuitBreakers":{"thresholds":[{"maxRequests":1},{"maxRequests":2}]},"metadata":{"filterMetadata":{"a":{"y":2},"b":{}}},"lbPolicy":"RANDOM",
 		"edsClusterConfig":{"serviceName":"s","edsConfig":{"ads":{}}},"transportSocket":{"name":"t","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext","sni":"a","maxSessionKeys":7}}}`), want))
 	require.True(t, proto.Equal(want, dst), protojson.Format(dst))
-	require.ErrorContains(t, merge(dst, &routev3.Route{}), "value is a envoy.config.route.v3.Route, not a envoy.config.cluster.v3.Cluster")
+	require.ErrorContains(t, merge(dst, &routev3.Route{}, false), "value is a envoy.config.route.v3.Route, not a envoy.config.cluster.v3.Cluster")
+}
+
+// TestMergeReplacingLists: lists of the patch take the place of those that are
+// there, also within messages; those in packed configuration are appended to.
+func TestMergeReplacingLists(t *testing.T) {
+	dst, src, want := &clusterv3.Cluster{}, &clusterv3.Cluster{}, &clusterv3.Cluster{}
+	const socket = `"transportSocket":{"name":"t","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext","commonTlsContext":{"alpnProtocols":[%s]}}}`
+	for m, text := range map[*clusterv3.Cluster]string{
+		dst:  `{"circuitBreakers":{"thresholds":[{"maxRequests":1},{"maxRequests":9}]},"filters":[{"name":"a"}],` + fmt.Sprintf(socket, `"a"`) + `}`,
+		src:  `{"circuitBreakers":{"thresholds":[{"maxRequests":2}]},` + fmt.Sprintf(socket, `"b"`) + `}`,
+		want: `{"circuitBreakers":{"thresholds":[{"maxRequests":2}]},"filters":[{"name":"a"}],` + fmt.Sprintf(socket, `"a","b"`) + `}`,
+	} {
+		require.NoError(t, protojson.Unmarshal([]byte(text), m))
+	}
+	require.NoError(t, merge(dst, src, true))
+	require.True(t, proto.Equal(want, dst), protojson.Format(dst))
+	for to, replaces := range map[networking.EnvoyFilter_ApplyTo]bool{networking.EnvoyFilter_CLUSTER: true, networking.EnvoyFilter_HTTP_FILTER: false} {
+		p := &networking.EnvoyFilter_EnvoyConfigObjectPatch{ApplyTo: to, Patch: &networking.EnvoyFilter_Patch{
+			Operation: networking.EnvoyFilter_Patch_MERGE_AND_REPLACE_LIST, Value: &structpb.Struct{}}}
+		x := decodePatch(&mesh.Object{}, 0, p)
+		require.NoError(t, x.err)
+		require.Equal(t, networking.EnvoyFilter_Patch_MERGE, x.op)
+		require.Equal(t, replaces, x.replaces)
+	}
 }
 
 // TestPoisonPatch: rows 43 and 44 of the fault table. A patch that does not decode

@@ -18,7 +18,7 @@ func patchUpstream(in Inputs, v View, u *clusterv3.Cluster) *clusterv3.Cluster {
 		case networking.EnvoyFilter_Patch_REMOVE:
 			return nil
 		case networking.EnvoyFilter_Patch_MERGE:
-			u, _ = applied(p, x, u, func(next *clusterv3.Cluster) error { return mergeUpstream(next, x.value) })
+			u, _ = applied(p, x, u, func(next *clusterv3.Cluster) error { return mergeUpstream(next, x.value, x.replaces) })
 		}
 	}
 	return u
@@ -26,7 +26,7 @@ func patchUpstream(in Inputs, v View, u *clusterv3.Cluster) *clusterv3.Cluster {
 
 // mergeUpstream merges a patch into an upstream. A socket goes into those that
 // the upstream chooses from, where it has several.
-func mergeUpstream(u *clusterv3.Cluster, value proto.Message) error {
+func mergeUpstream(u *clusterv3.Cluster, value proto.Message, replace bool) error {
 	name := u.GetName()
 	src, ok := value.(*clusterv3.Cluster)
 	if ok && src.GetTransportSocket() != nil && u.GetTransportSocket() == nil && len(u.GetTransportSocketMatches()) > 0 {
@@ -35,14 +35,14 @@ func mergeUpstream(u *clusterv3.Cluster, value proto.Message) error {
 			if m.GetTransportSocket().GetName() != src.GetTransportSocket().GetName() {
 				continue
 			}
-			if err := merge(m.GetTransportSocket(), src.GetTransportSocket()); err != nil {
+			if err := merge(m.GetTransportSocket(), src.GetTransportSocket(), replace); err != nil {
 				return err
 			}
 		}
 		src.TransportSocket = nil
 		value = src
 	}
-	if err := merge(u, value); err != nil {
+	if err := merge(u, value, replace); err != nil {
 		return err
 	}
 	u.Name = name // by which it is asked for
