@@ -1,7 +1,6 @@
 package config
 
 import (
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -119,6 +118,9 @@ func validateServerOptions(c *checker, t *networking.ServerTLSSettings) {
 		if len(from) > 0 || t.GetServerCertificate() != "" || t.GetPrivateKey() != "" || t.GetCaCertificates() != "" {
 			c.failf("names certificates; mode ISTIO_MUTUAL takes those of the mesh, remove them")
 		}
+		if lo != networking.ServerTLSSettings_TLS_AUTO || hi != networking.ServerTLSSettings_TLS_AUTO || len(t.GetCipherSuites()) > 0 {
+			c.warnf("names versions or cipher suites; they have no effect with mode ISTIO_MUTUAL")
+		}
 		return
 	case networking.ServerTLSSettings_PASSTHROUGH, networking.ServerTLSSettings_AUTO_PASSTHROUGH:
 		if len(from) > 0 || t.GetCaCertificates() != "" || t.GetCaCrl() != "" {
@@ -199,23 +201,10 @@ func validateCiphers(c *checker, t *networking.ServerTLSSettings) {
 	there := seen{}
 	for i, s := range t.GetCipherSuites() {
 		switch {
-		case !knownCipher(s):
+		case !mesh.KnownCipherSuite(s):
 			c.index("cipherSuites", i).warnf("%q is not known and left out", clip(s))
 		case there.twice(s):
 			c.index("cipherSuites", i).warnf("%q is there twice", clip(s))
 		}
 	}
-}
-
-// knownCipher reports whether proxies know a cipher suite. What begins with a
-// sign is an expression and passes.
-func knownCipher(s string) bool {
-	if s == "" || s == "ALL" || !isAlphanumeric(rune(s[0])) {
-		return true
-	}
-	return slices.Contains([]string{
-		"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
-		"ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA",
-		"ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA", "AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA", "DES-CBC3-SHA",
-	}, s)
 }

@@ -1,13 +1,14 @@
 package build
 
 import (
-	"slices"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 func serverSocket(f *filters, x *gatewayServer) (*corev3.TransportSocket, error) {
 	t := x.spec.GetTls()
 	if t.GetMode() == networking.ServerTLSSettings_ISTIO_MUTUAL {
-		return meshServerSocket(f, x)
+		return meshServerSocket(x)
 	}
 	common := &tlsv3.CommonTlsContext{TlsParams: serverParams(f.in, t)}
 	if x.kind == serverHTTPS {
@@ -49,8 +50,9 @@ func serverSocket(f *filters, x *gatewayServer) (*corev3.TransportSocket, error)
 }
 
 // meshServerSocket opens mesh mTLS: the router's own certificate, clients with
-// one of the mesh, of the names that the server lists if it lists any.
-func meshServerSocket(f *filters, x *gatewayServer) (*corev3.TransportSocket, error) {
+// one of the mesh, of the names that the server lists if it lists any. As in
+// Istio, versions and ciphers are the proxy's own; the server's do not count.
+func meshServerSocket(x *gatewayServer) (*corev3.TransportSocket, error) {
 	t := x.spec.GetTls()
 	accept := &tlsv3.CertificateValidationContext{MatchSubjectAltNames: subjectMatchers(t.GetSubjectAltNames())} //nolint:staticcheck // what Istio's proxies of all versions read
 	alpn := []string{"h2", "http/1.1"}
@@ -61,7 +63,6 @@ func meshServerSocket(f *filters, x *gatewayServer) (*corev3.TransportSocket, er
 		RequireClientCertificate: wrapperspb.Bool(true),
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			AlpnProtocols:                  alpn,
-			TlsParams:                      serverParams(f.in, t),
 			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{agentSecret(agentIdentity)},
 			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
 				CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
@@ -160,15 +161,27 @@ func serverParams(in Inputs, t *networking.ServerTLSSettings) *tlsv3.TlsParamete
 		TlsMaximumProtocolVersion: serverVersion(t.GetMaxProtocolVersion()),
 	}
 	d := in.Catalog.Settings.Mesh.GetTlsDefaults()
-	p.CipherSuites, p.EcdhCurves = t.GetCipherSuites(), d.GetEcdhCurves()
-	if len(p.CipherSuites) == 0 {
-		p.CipherSuites = d.GetCipherSuites()
+	if p.TlsMinimumProtocolVersion == tlsv3.TlsParameters_TLS_AUTO {
+		p.TlsMinimumProtocolVersion = leastVersion(d.GetMinProtocolVersion())
 	}
-	p.CipherSuites = slices.Compact(slices.Clone(p.CipherSuites))
+	p.CipherSuites, p.EcdhCurves = mesh.KnownCipherSuites(t.GetCipherSuites()), mesh.KnownCurves(d.GetEcdhCurves())
+	if len(p.CipherSuites) == 0 {
+		p.CipherSuites = mesh.KnownCipherSuites(d.GetCipherSuites())
+	}
 	if p.TlsMinimumProtocolVersion == 0 && p.TlsMaximumProtocolVersion == 0 && len(p.CipherSuites)+len(p.EcdhCurves) == 0 {
 		return nil
 	}
 	return p
+}
+
+func leastVersion(p meshconfig.MeshConfig_TLSConfig_TLSProtocol) tlsv3.TlsParameters_TlsProtocol {
+	switch p {
+	case meshconfig.MeshConfig_TLSConfig_TLSV1_2:
+		return tlsv3.TlsParameters_TLSv1_2
+	case meshconfig.MeshConfig_TLSConfig_TLSV1_3:
+		return tlsv3.TlsParameters_TLSv1_3
+	}
+	return tlsv3.TlsParameters_TLS_AUTO
 }
 
 func serverVersion(p networking.ServerTLSSettings_TLSProtocol) tlsv3.TlsParameters_TlsProtocol {

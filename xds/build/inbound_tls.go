@@ -6,6 +6,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -33,7 +34,7 @@ func meshTLS(c *registry.Catalog, d mesh.Dialect, exchange bool) (*corev3.Transp
 		RequireClientCertificate: boolean(true),
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			AlpnProtocols:                  alpn,
-			TlsParams:                      serverTLSParams(),
+			TlsParams:                      meshParams(c.Settings.Mesh.GetMeshMTLS()),
 			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{agentSecret(agentIdentity)},
 			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
 				CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
@@ -61,21 +62,28 @@ func trustedPeers(c *registry.Catalog) *tlsv3.CertificateValidationContext {
 	return out
 }
 
-// serverTLSParams are TLS 1.2 and later with forward-secret ciphers first. The
-// last two are for old peers.
-func serverTLSParams() *tlsv3.TlsParameters {
-	return &tlsv3.TlsParameters{
+// meshParams are what MeshConfig's meshMTLS names, or TLS 1.2 and later with
+// forward-secret ciphers first. The last two are for old peers.
+func meshParams(t *meshconfig.MeshConfig_TLSConfig) *tlsv3.TlsParameters {
+	out := &tlsv3.TlsParameters{
 		TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
 		TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
-		CipherSuites: []string{
+		CipherSuites:              mesh.KnownCipherSuites(t.GetCipherSuites()),
+	}
+	if t.GetMinProtocolVersion() == meshconfig.MeshConfig_TLSConfig_TLSV1_3 {
+		out.TlsMinimumProtocolVersion = tlsv3.TlsParameters_TLSv1_3
+	}
+	if len(out.CipherSuites) == 0 {
+		out.CipherSuites = []string{
 			"ECDHE-ECDSA-AES256-GCM-SHA384",
 			"ECDHE-RSA-AES256-GCM-SHA384",
 			"ECDHE-ECDSA-AES128-GCM-SHA256",
 			"ECDHE-RSA-AES128-GCM-SHA256",
 			"AES256-GCM-SHA384",
 			"AES128-GCM-SHA256",
-		},
+		}
 	}
+	return out
 }
 
 // agentSecret asks the agent for a certificate or for roots, and waits for them.

@@ -98,7 +98,7 @@ func (d *draft) originate(in Inputs, x *upstreamRule, tls *networking.ClientTLSS
 	}
 	common := &tlsv3.CommonTlsContext{TlsParams: usualTLS()}
 	if s := in.Catalog.Settings.Mesh.GetTlsDefaults(); s != nil {
-		common.TlsParams.EcdhCurves, common.TlsParams.CipherSuites = s.GetEcdhCurves(), s.GetCipherSuites()
+		common.TlsParams.EcdhCurves, common.TlsParams.CipherSuites = mesh.KnownCurves(s.GetEcdhCurves()), mesh.KnownCipherSuites(s.GetCipherSuites())
 	}
 	if d.speaksHTTP2() {
 		common.AlpnProtocols = []string{"h2"}
