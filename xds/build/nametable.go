@@ -68,8 +68,12 @@ func (NameTables) Project(in Inputs, v View, name string) View {
 }
 
 // tableScope is a namespace that stands for the view's: "" unless the view's
-// sees a host that "" does not, or the other way round.
+// sees a host that "" does not, or the other way round. What a Sidecar imports
+// may be of its proxy's namespace or exported to it.
 func tableScope(in Inputs, v View) string {
+	if v.Sidecar != (ObjectName{}) {
+		return v.Namespace
+	}
 	if export := in.Catalog.Settings.Mesh.GetDefaultServiceExportTo(); len(export) > 0 && !slices.Contains(export, "*") {
 		return v.Namespace
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 	"pgregory.net/rapid"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -142,6 +143,20 @@ func TestNameTablesAreShared(t *testing.T) {
 	require.NotEqual(t, project("shop"), project("elsewhere"))
 	l.store.SetSettings(mesh.Settings{Mesh: &meshconfig.MeshConfig{DefaultServiceExportTo: []string{"."}}})
 	require.NotEqual(t, project("shop"), project("default"))
+}
+
+// TestNameTablesOfOneSidecar: what a Sidecar for all namespaces imports from "."
+// is another thing in each.
+func TestNameTablesOfOneSidecar(t *testing.T) {
+	l := shopLab()
+	k := mesh.ObjectKey{Kind: mesh.KindSidecar, Namespace: "istio-system", Name: "default"}
+	l.objects(registry.ObjectState{Key: k, Object: &mesh.Object{Key: k, Spec: &networking.Sidecar{Egress: []*networking.IstioEgressListener{{Hosts: []string{"./*"}}}}}})
+	table := func(ns string) map[string]nameInfo {
+		v := labSidecar(func(v *View) { v.Namespace, v.Sidecar = ns, ObjectName{"istio-system", "default"} })
+		return l.names(t, NameTables{}.Project(l.in(), v, ""))
+	}
+	require.Contains(t, table("shop"), "web.shop.svc.cluster.local")
+	require.Empty(t, table("default"))
 }
 
 // TestNameTableIsNotAffectedByWhatItDoesNotTell: what most changes are about
