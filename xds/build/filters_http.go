@@ -78,8 +78,13 @@ func networkFilter(name string, config proto.Message) (*listenerv3.Filter, error
 // tcp makes a chain that passes bytes to an upstream. p is the protocol of the
 // port, which may have a filter that counts what it understands.
 func (f *filters) tcp(upstream string, p mesh.Protocol) ([]*listenerv3.Filter, error) {
+	return f.tcpCounted(upstream, upstream, p)
+}
+
+// tcpCounted is [filters.tcp], with the name under which connections are counted.
+func (f *filters) tcpCounted(upstream, stat string, p mesh.Protocol) ([]*listenerv3.Filter, error) {
 	return f.tcpFilters(&tcpproxyv3.TcpProxy{
-		StatPrefix:       upstream,
+		StatPrefix:       stat,
 		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: upstream},
 		AccessLog:        f.logs,
 		IdleTimeout:      f.idle(),

@@ -20,8 +20,8 @@ type inboundTo struct {
 	upstream string
 	// httpName and tcpName are the names of the chains.
 	httpName, tcpName string
-	// stat is under what name requests are counted.
-	stat string
+	// stat and tcpStat are under what names requests and connections are counted.
+	stat, tcpStat string
 	// host and servicePort are named in spans and virtual hosts.
 	host        string
 	servicePort uint16
@@ -41,7 +41,7 @@ func inboundChains(f *filters, listen uint16) ([]*listenerv3.FilterChain, []uint
 	known := []uint16{listen}
 	tos := []inboundTo{{
 		protocol: mesh.ProtocolAuto, upstream: UpstreamInboundPassthrough, httpName: chainInboundHTTP,
-		tcpName: chainInboundTCP, stat: UpstreamInboundPassthrough + ";",
+		tcpName: chainInboundTCP, stat: UpstreamInboundPassthrough + ";", tcpStat: UpstreamInboundPassthrough,
 	}}
 	last := listen
 	for _, t := range f.v.Inbound.Spec().Targets {
@@ -49,7 +49,7 @@ func inboundChains(f *filters, listen uint16) ([]*listenerv3.FilterChain, []uint
 			continue
 		}
 		last = t.Target
-		tos = append(tos, targetChains(f.v, t))
+		tos = append(tos, targetChains(f.in, f.v, t))
 		if mesh.Protocol(t.Protocol) != mesh.ProtocolAuto {
 			known = append(known, t.Target)
 		}
@@ -64,11 +64,11 @@ func inboundChains(f *filters, listen uint16) ([]*listenerv3.FilterChain, []uint
 	return chains, known, nil
 }
 
-func targetChains(v View, t InboundTarget) inboundTo {
+func targetChains(in Inputs, v View, t InboundTarget) inboundTo {
 	name := listenerName(cmp.Or(t.Bind, wildcard(v)), t.Target)
 	return inboundTo{
 		port: t.Target, protocol: mesh.Protocol(t.Protocol), upstream: UpstreamName(DirectionInbound, t.Target, "", ""),
-		httpName: name, tcpName: name, stat: "inbound_" + name + ";", host: t.Hostname, servicePort: t.Port, sidecar: t.Sidecar,
+		httpName: name, tcpName: name, stat: "inbound_" + name + ";", tcpStat: inboundStat(in, t), host: t.Hostname, servicePort: t.Port, sidecar: t.Sidecar,
 	}
 }
 
@@ -81,7 +81,7 @@ func targetChains(v View, t InboundTarget) inboundTo {
 //	other TLS   (none)            TCP                 TCP
 func (f *filters) portChains(to inboundTo) ([]*listenerv3.FilterChain, error) {
 	f.port = to.port
-	tcp, err := f.tcp(to.upstream, to.protocol)
+	tcp, err := f.tcpCounted(to.upstream, to.tcpStat, to.protocol)
 	if err != nil {
 		return nil, err
 	}

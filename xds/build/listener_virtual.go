@@ -92,7 +92,7 @@ func boundInbound(in Inputs, v View, t InboundTarget) (*listenerv3.Listener, err
 	if err != nil {
 		return nil, err
 	}
-	chains, err := f.portChains(targetChains(v, t))
+	chains, err := f.portChains(targetChains(in, v, t))
 	if err != nil {
 		return nil, err
 	}

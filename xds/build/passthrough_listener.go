@@ -75,7 +75,7 @@ func passthroughChains(f *filters, port uint16) ([]*listenerv3.FilterChain, erro
 		rule := ruleFor(f.in, f.v, s)
 		for _, p := range passthroughPorts(f.in, f.v, s) {
 			for _, sni := range rule.names(nil, UpstreamID{Direction: DirectionOutbound, Port: p.Number, Host: s.Key.Hostname, SNI: true}) {
-				chain, err := passthroughChain(f, sni)
+				chain, err := passthroughChain(f, sni, sniStat(f.in, served{s, p}, sni))
 				if err != nil {
 					return nil, err
 				}
@@ -86,8 +86,18 @@ func passthroughChains(f *filters, port uint16) ([]*listenerv3.FilterChain, erro
 	return chains, nil
 }
 
-func passthroughChain(f *filters, sni string) (*listenerv3.FilterChain, error) {
-	tcp, err := f.tcp(sni, mesh.ProtocolTLS) // which it is, whatever is within
+// sniStat is the name under which an SNI-DNAT upstream of a service port and its
+// connections are counted.
+func sniStat(in Inputs, at served, sni string) string {
+	id, ok := parseAnyName(sni)
+	if !ok {
+		return sni
+	}
+	return upstreamStat(in, at, id)
+}
+
+func passthroughChain(f *filters, sni, stat string) (*listenerv3.FilterChain, error) {
+	tcp, err := f.tcpCounted(sni, stat, mesh.ProtocolTLS) // which it is, whatever is within
 	if err != nil {
 		return nil, err
 	}

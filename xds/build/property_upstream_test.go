@@ -45,6 +45,9 @@ func mixSettings(t *rapid.T) mesh.Settings {
 		ConnectTimeout:                 mixOf(t, "timeout", nil, durationpb.New(time.Second), durationpb.New(0)),
 		DefaultServiceExportTo:         mixOf(t, "default export", nil, nil, []string{"."}),
 		DefaultDestinationRuleExportTo: mixOf(t, "default rule export", nil, nil, []string{"."}),
+		OutboundClusterStatName:        mixOf(t, "outbound stat", "", "", "%SERVICE%_%SERVICE_PORT_NAME%_%SUBSET_NAME%"),
+		InboundClusterStatName:         mixOf(t, "inbound stat", "", "", "%SERVICE_NAME%_%SERVICE_PORT_NAME%_%TARGET_PORT%"),
+		InboundTrafficPolicy:           &meshconfig.MeshConfig_InboundTrafficPolicy{Mode: mixOf(t, "inbound policy", meshconfig.MeshConfig_InboundTrafficPolicy_PASSTHROUGH, meshconfig.MeshConfig_InboundTrafficPolicy_LOCALHOST)},
 		DefaultConfig:                  &meshconfig.ProxyConfig{DiscoveryAddress: mixOf(t, "discovery", "", "istiod.istio-system.svc:15012")},
 	}
 	if rapid.Bool().Draw(t, "service settings") {

@@ -278,7 +278,7 @@ func named(chains []*listenerv3.FilterChain) bool {
 // stream makes the filters of a chain that passes bytes to the upstreams of a
 // route. What the DestinationRule of the first says of connections holds.
 func (f *filters) stream(r *streamRoute, p mesh.Protocol) ([]*listenerv3.Filter, error) {
-	t := &tcpproxyv3.TcpProxy{StatPrefix: r.to[0].upstream.String(), AccessLog: f.logs, IdleTimeout: f.idle()}
+	t := &tcpproxyv3.TcpProxy{StatPrefix: f.streamStat(r.to[0].upstream), AccessLog: f.logs, IdleTimeout: f.idle()}
 	if len(r.to) == 1 {
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: r.to[0].name()}
 	} else {
@@ -295,6 +295,17 @@ func (f *filters) stream(r *streamRoute, p mesh.Protocol) ([]*listenerv3.Filter,
 		return nil, err
 	}
 	return f.tcpFilters(t, p, lookups...)
+}
+
+// streamStat is the name under which the connections to an upstream are counted.
+func (f *filters) streamStat(to UpstreamID) string {
+	if f.in.Catalog.Settings.Mesh.GetOutboundClusterStatName() == "" {
+		return to.String()
+	}
+	if at, ok := findServed(f.in, f.v, to.Host, to.Port); ok {
+		return upstreamStat(f.in, at, to)
+	}
+	return to.String()
 }
 
 // limitStream applies what a DestinationRule says of the connections to an

@@ -288,12 +288,13 @@ func outboundUpstream(in Inputs, v View, id UpstreamID) (*clusterv3.Cluster, err
 	return d.finish(), nil
 }
 
-// newUpstream makes what all upstreams have.
-func newUpstream(in Inputs, name string) *clusterv3.Cluster {
+// newUpstream makes what all upstreams have. stat is the name that it is counted
+// under.
+func newUpstream(in Inputs, name, stat string) *clusterv3.Cluster {
 	return &clusterv3.Cluster{
 		Name: name,
 		// The semicolon marks the end of the name for Istio's statistics.
-		AltStatName:    name + ";",
+		AltStatName:    stat + ";",
 		ConnectTimeout: dialTimeout(in),
 	}
 }

@@ -2,10 +2,13 @@ package build
 
 import (
 	"cmp"
+	"net"
 	"slices"
+	"strconv"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -126,6 +129,16 @@ func endpointNames(out []string, set *registry.EndpointSet) []string {
 	return out
 }
 
+// dialledInbound is where the workload is dialled for one of its ports, "" for
+// where the client meant to go: what its Sidecar says, else what MeshConfig says
+// of the ports of services.
+func dialledInbound(in Inputs, v View, t InboundTarget) string {
+	if t.Sidecar != "" || in.Catalog.Settings.Mesh.GetInboundTrafficPolicy().GetMode() != meshconfig.MeshConfig_InboundTrafficPolicy_LOCALHOST {
+		return t.Endpoint
+	}
+	return net.JoinHostPort(loopback(v), strconv.Itoa(int(t.Target)))
+}
+
 // inboundUpstream makes the upstream of one port of the workload. The first
 // service port that it serves decides the protocol.
 func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
@@ -133,7 +146,7 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 	if len(targets) == 0 || id.Host != "" {
 		return nil
 	}
-	u := &draft{Cluster: newUpstream(in, id.String())}
+	u := &draft{Cluster: newUpstream(in, id.String(), inboundStat(in, targets[0]))}
 	u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 	u.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 	u.CleanupInterval = &durationpb.Duration{Seconds: forever}
@@ -146,7 +159,7 @@ func inboundUpstream(in Inputs, v View, id UpstreamID) *clusterv3.Cluster {
 	case p == mesh.ProtocolAuto:
 		u.likeDownstream()
 	}
-	if at := targets[0].Endpoint; at != "" {
+	if at := dialledInbound(in, v, targets[0]); at != "" {
 		toEndpoint(u.Cluster, at)
 	}
 	var services []string

@@ -34,7 +34,7 @@ func staticUpstream(in Inputs, v View, name string) *clusterv3.Cluster {
 	if v.Dialect == mesh.DialectGRPC || v.Kind == mesh.ProxyRouter && name != UpstreamBlackHole {
 		return nil
 	}
-	u := &draft{Cluster: newUpstream(in, name)}
+	u := &draft{Cluster: newUpstream(in, name, name)}
 	if name == UpstreamBlackHole {
 		u.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		return u.finish()
