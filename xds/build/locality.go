@@ -242,7 +242,9 @@ func nearness(from, to mesh.Locality, rules []*networking.LocalityLoadBalancerSe
 }
 
 // byLabels ranks what is dialled by how many labels it shares with the client,
-// counted from the first until one differs, and splits groups by rank.
+// counted from the first until one differs, and splits groups by rank. A network
+// named first is preferred whatever follows, but on other networks what follows
+// counts, too: they take over from the nearest on.
 func (p *plan) byLabels(v View, keys []string) {
 	want := make([]labelWish, len(keys))
 	own := v.Labels.Map()
@@ -261,7 +263,7 @@ func (p *plan) byLabels(v View, keys []string) {
 		from := len(out)
 		for _, x := range g.picks {
 			e := p.entry(x)
-			rank := uint32(len(want) - shared(want, &e, g.locality))
+			rank := rankByLabels(want, &e, g.locality)
 			at := slices.IndexFunc(out[from:], func(o planned) bool { return o.priority == rank })
 			if at < 0 {
 				at = len(out) - from
@@ -276,6 +278,18 @@ func (p *plan) byLabels(v View, keys []string) {
 
 // labelWish is a label that a client prefers, with the value "" if it has none itself.
 type labelWish struct{ key, value string }
+
+func rankByLabels(want []labelWish, e *Entry, l mesh.Locality) uint32 {
+	if want[0].key != labelNetwork {
+		return uint32(len(want) - shared(want, e, l))
+	}
+	rest := want[1:]
+	rank := len(rest) - shared(rest, e, l)
+	if shared(want[:1], e, l) == 0 {
+		rank += len(want) // after all of the client's network
+	}
+	return uint32(rank)
+}
 
 func shared(want []labelWish, e *Entry, l mesh.Locality) int {
 	for i, w := range want {

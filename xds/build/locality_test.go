@@ -113,6 +113,23 @@ func TestFailoverByLabels(t *testing.T) {
 	require.Equal(t, []string{"r1/z1/a=0", "r1/z1/b=0", "r1/z2=0", "r2/z3=0", "r3/z4=0"}, rule("unknown"))
 }
 
+// TestNetworkFirst: a network named first splits the others into those within and
+// those outside, and outside they count, too.
+func TestNetworkFirst(t *testing.T) {
+	l := geoLab(nil)
+	webPod(l, "c2", "10.2.0.3", func(e *mesh.Endpoint) { e.Workload.Locality = atHome })
+	webPod(l, "c2", "10.2.0.4", func(e *mesh.Endpoint) { e.Workload.Locality = mesh.Locality{Region: "r1", Zone: "z2"} })
+	webPod(l, "c1", "10.1.0.5", func(e *mesh.Endpoint) { e.Workload.Locality = mesh.Locality{Region: "r4"} })
+	rule := func(keys ...string) []string {
+		l.objects(labRule("web", "shop", lbSetting(&networking.LocalityLoadBalancerSetting{FailoverPriority: keys})))
+		return priorities(l.selectWeb(geoView()))
+	}
+	require.Equal(t, []string{"r1/z1/a=0", "r1/z1/a=3", "r1/z1/b=0", "r1/z2=1", "r1/z2=4", "r2/z3=5", "r3/z4=5", "r4=2"},
+		rule(labelNetwork, labelRegion, labelZone), "the farthest of the own network goes before the nearest of another")
+	require.Equal(t, []string{"r1/z1/a=0", "r1/z1/a=1", "r1/z1/b=0", "r1/z2=0", "r1/z2=1", "r2/z3=1", "r3/z4=1", "r4=0"}, rule(labelNetwork))
+	require.Equal(t, []string{"r1/z1/a=0", "r1/z1/a=1", "r1/z1/b=0", "r1/z2=0", "r1/z2=1", "r2/z3=2", "r3/z4=2", "r4=2"}, rule(labelRegion, labelNetwork), "elsewhere it is as any other label")
+}
+
 func TestTrafficDistribution(t *testing.T) {
 	l := geoLab(nil)
 	for id, state := range map[mesh.ClusterID]registry.ServiceState{"c1": labService("web", "shop", webPorts, []string{"10.96.0.1"}, func(d *mesh.Definition) { d.TrafficDistribution = "PreferClose" })} {
