@@ -206,8 +206,7 @@ func drawProxy(t *rapid.T) *mesh.Proxy {
 
 // drawTuning adds settings of the proxy's own.
 func drawTuning(t *rapid.T, p *mesh.Proxy) {
-	p.Metadata = rapid.SampledFrom([]map[string]any{nil, nil, {"HTTP10": "1", "IDLE_TIMEOUT": "1s"}, {"UNPRIVILEGED_POD": "true"},
-		{"HTTP_PROXY_PORT": "15002"}}).Draw(t, "metadata")
+	p.Metadata = rapid.SampledFrom([]map[string]any{nil, nil, {"HTTP10": "1", "IDLE_TIMEOUT": "1s"}, {"UNPRIVILEGED_POD": "true"}}).Draw(t, "metadata")
 	if rapid.IntRange(0, 3).Draw(t, "tuned") == 0 {
 		p.ProxyConfig = map[string]any{
 			"proxyHeaders": map[string]any{"attemptCount": map[string]any{"disabled": true}, "preserveHttp1HeaderCase": true,
@@ -235,7 +234,7 @@ func candidates(g Generator) []string {
 		}
 		out = append(out, n, grpcServerPrefix+"[::]:"+n)
 	}
-	return append(out, ListenerVirtualInbound, ListenerVirtualOutbound, "127.0.0.1_15002", "http_proxy", "", "nonsense")
+	return append(out, ListenerVirtualInbound, ListenerVirtualOutbound, "", "nonsense")
 }
 
 func buildAll(t *rapid.T, in Inputs, v View, g Generator) map[string]proto.Message {

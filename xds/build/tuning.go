@@ -33,9 +33,6 @@ type Tuning struct {
 	// balancedIn and balancedOut: the connections of listeners on the workload's
 	// side, and on that of its clients, are spread evenly over the proxy's threads.
 	balancedIn, balancedOut bool
-	// forward is the port on which the proxy serves as an HTTP proxy to the
-	// workload, 0 for none.
-	forward uint16
 }
 
 // routeTuning is what of a proxy's own settings routes depend on.
@@ -79,12 +76,6 @@ func deriveTuning(in Inputs, p *mesh.Proxy) Tuning {
 	}
 	if d, err := time.ParseDuration(metadataScalar(p.Metadata, "IDLE_TIMEOUT")); err == nil && d >= 0 {
 		t.idle, t.idles = d, true
-	}
-	if p.Kind == mesh.ProxySidecar {
-		t.forward = metadataPort(p.Metadata, "HTTP_PROXY_PORT")
-		if n := in.Catalog.Settings.Mesh.GetProxyHttpPort(); t.forward == 0 && n > 0 && n <= 65535 {
-			t.forward = uint16(n)
-		}
 	}
 	return t
 }
@@ -161,7 +152,7 @@ func (t Tuning) listening() Tuning {
 }
 
 // binding keeps what it depends on which listeners there are.
-func (t Tuning) binding() Tuning { return Tuning{unprivileged: t.unprivileged, forward: t.forward} }
+func (t Tuning) binding() Tuning { return Tuning{unprivileged: t.unprivileged} }
 
 // dialling keeps what upstreams depend on, routing what routes do.
 func (t Tuning) dialling() Tuning { return Tuning{dial: t.dial} }
