@@ -69,7 +69,8 @@ func (NameTables) Project(in Inputs, v View, name string) View {
 
 // tableScope is a namespace that stands for the view's: "" unless the view's
 // sees a host that "" does not, or the other way round. What a Sidecar imports
-// may be of its proxy's namespace or exported to it.
+// may be of its proxy's namespace or exported to it, and its "./*" is something
+// else to every namespace that it is in force for.
 func tableScope(in Inputs, v View) string {
 	if v.Sidecar != (ObjectName{}) {
 		return v.Namespace

@@ -35,7 +35,13 @@ type PatchSet struct{ h unique.Handle[string] }
 type patchRef struct {
 	object ObjectName
 	index  int
+	// unserves says that the patch removes the inbound upstreams of a service, so
+	// that it takes the service to know which ports are left.
+	unserves bool
 }
+
+// unservesMark ends the text of a patch that unserves.
+const unservesMark = "!"
 
 // makePatchSet interns a list.
 func makePatchSet(refs []patchRef) PatchSet {
@@ -45,6 +51,9 @@ func makePatchSet(refs []patchRef) PatchSet {
 	parts := make([]string, len(refs))
 	for i, r := range refs {
 		parts[i] = r.object.String() + "#" + strconv.Itoa(r.index)
+		if r.unserves {
+			parts[i] += unservesMark
+		}
 	}
 	return PatchSet{unique.Make(strings.Join(parts, ","))}
 }
@@ -57,11 +66,12 @@ func (s PatchSet) refs() []patchRef {
 	for part := range strings.SplitSeq(s.h.Value(), ",") {
 		name, index, _ := strings.Cut(part, "#")
 		ns, name, _ := strings.Cut(name, "/")
+		index, unserves := strings.CutSuffix(index, unservesMark)
 		i, err := strconv.Atoi(index)
 		if err != nil {
 			panic(err) // only makePatchSet makes handles
 		}
-		out = append(out, patchRef{ObjectName{ns, name}, i})
+		out = append(out, patchRef{ObjectName{ns, name}, i, unserves})
 	}
 	return out
 }
@@ -69,6 +79,11 @@ func (s PatchSet) refs() []patchRef {
 // has reports whether any patch of an object is in the set.
 func (s PatchSet) has(n ObjectName) bool {
 	return slices.ContainsFunc(s.refs(), func(r patchRef) bool { return r.object == n })
+}
+
+// unserves reports whether any patch of the set does.
+func (s PatchSet) unserves() bool {
+	return s != (PatchSet{}) && strings.Contains(s.h.Value(), unservesMark) // no name of an object has it
 }
 
 // patch is one patch of an EnvoyFilter, decoded.
@@ -186,12 +201,16 @@ func selectPatches(in Inputs, p *mesh.Proxy, v *View, labels map[string]string) 
 			name := ObjectName{o.Key.Namespace, o.Key.Name}
 			for _, x := range table.byName[name] {
 				if x.isFor(p, v.Kind) {
-					refs = append(refs, patchRef{name, x.index})
+					refs = append(refs, patchRef{name, x.index, x.unserves()})
 				}
 			}
 		}
 	}
 	return makePatchSet(refs)
+}
+
+func (x *patch) unserves() bool {
+	return x.applyTo == networking.EnvoyFilter_CLUSTER && x.op == networking.EnvoyFilter_Patch_REMOVE && x.match.GetCluster().GetService() != ""
 }
 
 // isFor reports whether a patch is for a kind of proxy, and for the version and

@@ -25,7 +25,7 @@ func boundListeners(in Inputs, v View) []string {
 	var out []string
 	for i := range scope.egress {
 		e := &scope.egress[i]
-		if at, ok := e.place(v); ok && len(e.services(in, v)) > 0 && e.bindable(in, v) {
+		if at, ok := e.place(v); ok && e.binds(in, v) {
 			out = append(out, listenerName(at.addr.String(), at.port))
 		}
 	}
@@ -41,6 +41,11 @@ func (e *egress) place(v View) (place, bool) {
 	return place{addr, e.port}, err == nil
 }
 
+func (e *egress) isAt(v View, at place) bool {
+	p, ok := e.place(v)
+	return ok && p == at
+}
+
 // dialled reports whether clients dial the listener itself.
 func (e *egress) dialled(v View) bool { return e.direct || v.Interception == mesh.InterceptNone }
 
@@ -49,15 +54,22 @@ func (e *egress) bindable(in Inputs, v View) bool {
 	return !reserved(in, e.port) && (!e.dialled(v) || v.Tuning.binds(e.port))
 }
 
-// boundEgress finds the egress listener that is bound to an address; nil if none is.
+// binds reports whether the proxy listens where the listener says: it may, and
+// there is something to serve.
+func (e *egress) binds(in Inputs, v View) bool {
+	return e.bindable(in, v) && len(e.services(in, v)) > 0
+}
+
+// boundEgress finds the egress listener that is bound to an address; nil if none
+// is. One that serves nothing leaves its address to others.
 func boundEgress(in Inputs, v View, at place) *egress {
 	scope := sidecarOf(in, v)
 	if scope == nil {
 		return nil
 	}
 	for i := range scope.egress {
-		if p, ok := scope.egress[i].place(v); ok && p == at {
-			return &scope.egress[i]
+		if e := &scope.egress[i]; e.isAt(v, at) && e.binds(in, v) {
+			return e
 		}
 	}
 	return nil
@@ -95,10 +107,6 @@ func boundRoutes(in Inputs, v View) []uint16 {
 // own. The protocol that the Sidecar names decides: with HTTP requests are told
 // apart by host, else all connections go to the oldest service.
 func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener, error) {
-	services := e.services(in, v)
-	if len(services) == 0 || !e.bindable(in, v) {
-		return nil, nil
-	}
 	f, err := newFilters(in, v, DirectionOutbound, at.port)
 	if err != nil {
 		return nil, err
@@ -110,7 +118,7 @@ func boundListener(in Inputs, v View, e *egress, at place) (*listenerv3.Listener
 		filters, err = f.http(outboundStat(addr, at.port), byRDS(strconv.Itoa(int(at.port))), e.protocol)
 		chains = []*listenerv3.FilterChain{{Filters: filters, TransportSocketConnectTimeout: duration(connectTimeout)}}
 	} else {
-		found, _ := findServed(in, v, services[0].Key.Hostname, at.port)
+		found, _ := findServed(in, v, e.services(in, v)[0].Key.Hostname, at.port)
 		chains, err = f.streamChains(found, nil, nil, chainSet{})
 	}
 	if err != nil {

@@ -44,11 +44,19 @@ func inboundPorts(v View) []uint16 {
 	return out
 }
 
-// portsOnly reduces a workload's own side to the numbers of its ports.
+// portsOnly reduces a workload's own side to the numbers of its ports, and the
+// services there if patches may remove what serves them.
 func portsOnly(v View) Inbound {
 	var s InboundSpec
+	hosts := v.Patches.unserves()
 	for _, p := range inboundPorts(v) {
-		s.Targets = append(s.Targets, InboundTarget{Target: p})
+		if !hosts {
+			s.Targets = append(s.Targets, InboundTarget{Target: p})
+			continue
+		}
+		for _, t := range targetsAt(v, p) {
+			s.Targets = append(s.Targets, InboundTarget{Target: p, Hostname: t.Hostname})
+		}
 	}
 	if len(s.Targets) == 0 {
 		return Inbound{}
