@@ -94,7 +94,7 @@ func TestWhoseRuleIsInForce(t *testing.T) {
 			ruleState(t, "near", "store", "{host: api, exportTo: ['.']}"), ruleState(t, "wide", "store", "host: '*.local'")}},
 		"a rule that is for others only is not for its own namespace": {client: "store", service: "api.store", want: "", rules: []registry.ObjectState{
 			ruleState(t, "r", "store", "{host: api, exportTo: [shop]}")}},
-		"by default rules may be private": {edit: private, client: "shop", service: "api.store", want: "", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
+		"by default rules may be private":                {edit: private, client: "shop", service: "api.store", want: "", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
 		"the default may name namespaces beside the own": {edit: listed, client: "shop", service: "api.store", want: "store/r", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
 		"and nobody else is meant":                       {edit: listed, client: "other", service: "api.store", want: "", rules: []registry.ObjectState{ruleState(t, "r", "store", "host: api")}},
 		"the default is for rules that say nothing": {edit: private, client: "shop", service: "api.store", want: "store/r", rules: []registry.ObjectState{

@@ -84,7 +84,7 @@ func anyLookup(in Inputs, v View) (*clusterv3.Cluster, error) {
 	if !looksUpAny(in, v) {
 		return nil, nil
 	}
-	d := &draft{Cluster: newUpstream(in, UpstreamAnyLookup)}
+	d := &draft{Cluster: newUpstream(in, UpstreamAnyLookup, UpstreamAnyLookup)}
 	d.CircuitBreakers = noLimits()
 	d.applyKeepalive(in.Catalog.Settings.Mesh.GetTcpKeepalive())
 	d.common().IdleTimeout = duration(passthroughIdle)
