@@ -177,7 +177,7 @@ func mixSidecar(t *rapid.T) registry.ObjectState {
 	}
 	s := &networking.Sidecar{}
 	for range rapid.IntRange(0, 2).Draw(t, "egress") {
-		e := &networking.IstioEgressListener{Hosts: mixOf(t, "imports", []string{"*/*"}, []string{"./*"}, []string{"a/x.a.svc.cluster.local"}, []string{"~/*"}, []string{"b/*.local"})}
+		e := &networking.IstioEgressListener{Hosts: mixOf(t, "imports", []string{"*/*"}, []string{"./*"}, []string{"a/x.a.svc.cluster.local"}, []string{"~/*"}, []string{"b/*.local"}, []string{"*/*", "~a/*"}, []string{"*/*", "~/x.a.svc.cluster.local"})}
 		if rapid.Bool().Draw(t, "one port") {
 			e.Port = &networking.SidecarPort{Number: uint32(mixOf(t, "egress port", mixNumbers...)), Protocol: "HTTP", Name: "http"}
 		}
