@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -25,7 +26,7 @@ func (t *term) enforce(ctx context.Context, k key, meta *metav1.ObjectMeta, hook
 		if h.validating == nil || slices.Contains(enforced, h.name) {
 			continue
 		}
-		if err := t.p.cfg.Works(ctx, h.validating); err != nil {
+		if err := t.works(ctx, h.validating); err != nil {
 			t.p.log.Debug("validation does not work yet, and stays lax", zap.String("webhook", h.name), zap.Error(err))
 			again = true
 			continue
@@ -68,12 +69,33 @@ func alreadyEnforced(hooks []hook) []string {
 // errAdmitted says that an object that is invalid was let through.
 var errAdmitted = errors.New("an invalid object was admitted: the webhook was not asked, or did not answer")
 
+// works tells whether validation by a webhook works. Another webhook may be asked
+// about the same object, as that of Istio's base chart is about every object; of
+// several that refuse, the API server names whichever was first. One that is
+// called at the same address and verified with the same bundle speaks for both.
+func (t *term) works(ctx context.Context, hook *admissionv1.ValidatingWebhook) error {
+	if t.p.cfg.Works != nil {
+		return t.p.cfg.Works(ctx, hook)
+	}
+	by, err := t.p.try(ctx, hook)
+	if err != nil || by == hook.Name || slices.ContainsFunc(t.stores[kindValidating].List(), func(x any) bool {
+		o, ok := x.(*admissionv1.ValidatingWebhookConfiguration)
+		return ok && slices.ContainsFunc(o.Webhooks, func(w admissionv1.ValidatingWebhook) bool {
+			return w.Name == by && equality.Semantic.DeepEqual(w.ClientConfig, hook.ClientConfig)
+		})
+	}) {
+		return err
+	}
+	return fmt.Errorf("try validation: it was webhook %s that refused", by)
+}
+
 // try asks the API server to take a Gateway without servers, which only
-// validation refuses. It is a dry run: nothing is written.
-func (p *Patcher) try(ctx context.Context, hook *admissionv1.ValidatingWebhook) error {
+// validation refuses, and returns the name of the webhook that did. It is a dry
+// run: nothing is written.
+func (p *Patcher) try(ctx context.Context, hook *admissionv1.ValidatingWebhook) (by string, err error) {
 	set, err := p.labelsFor(hook)
 	if err != nil {
-		return err
+		return "", err
 	}
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
@@ -81,18 +103,25 @@ func (p *Patcher) try(ctx context.Context, hook *admissionv1.ValidatingWebhook) 
 		"spec":     map[string]any{},
 	})
 	if err != nil {
-		return fmt.Errorf("encode probe: %w", err)
+		return "", fmt.Errorf("encode probe: %w", err)
 	}
 	err = p.cfg.Client.Discovery().RESTClient().Post().
 		AbsPath("/apis/networking.istio.io/v1/namespaces/"+p.cfg.SystemNamespace+"/gateways").
 		Param("dryRun", metav1.DryRunAll).SetHeader("Content-Type", "application/json").Body(body).Do(ctx).Error()
-	switch {
-	case err == nil:
-		return errAdmitted
-	case strings.Contains(err.Error(), fmt.Sprintf("admission webhook %q denied the request", hook.Name)):
-		return nil
+	if err == nil {
+		return "", errAdmitted
 	}
-	return fmt.Errorf("try validation: %w", err)
+	if by, ok := refusedBy(err.Error()); ok {
+		return by, nil
+	}
+	return "", fmt.Errorf("try validation: %w", err)
+}
+
+// refusedBy is the webhook that refused an object, as the API server says it.
+func refusedBy(message string) (name string, ok bool) {
+	_, rest, _ := strings.Cut(message, `admission webhook "`)
+	name, _, ok = strings.Cut(rest, `" denied the request`)
+	return name, ok
 }
 
 // labelsFor are labels of an object that a webhook is asked about.

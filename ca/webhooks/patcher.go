@@ -96,9 +96,6 @@ func New(cfg Config) (*Patcher, error) {
 		p.cfg.Elect = ca.LeaseElector(ca.ElectionConfig{Client: cfg.Client, Cluster: cfg.Cluster, Namespace: cfg.SystemNamespace,
 			Name: LeaseName(cfg.Revision), Replica: cfg.Replica, Logger: cfg.Logger, Report: cfg.Report})
 	}
-	if p.cfg.Works == nil {
-		p.cfg.Works = p.try
-	}
 	return p, nil
 }
 
