@@ -253,13 +253,14 @@ func TestPoliciesAffect(t *testing.T) {
 }
 
 // TestProxiesWouldTakePolicies: whatever policies there are, what is served passes
-// the deep validator: a patch that does not fit is left out and named.
+// the deep validator: a patch that does not fit is left out and named, and so is
+// a rule that leads where only a looked up name can.
 func TestProxiesWouldTakePolicies(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := policyLab(t)
 		in := l.in()
 		in.Report = func(o *mesh.Object, field, message string) {
-			if o.Key.Kind != mesh.KindEnvoyFilter || field == "" || message == "" {
+			if o.Key.Kind != mesh.KindEnvoyFilter && o.Key.Kind != mesh.KindVirtualService || field == "" || message == "" {
 				t.Fatalf("a problem of %s in %q: %q", o.Key, field, message)
 			}
 		}

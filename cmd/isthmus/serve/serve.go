@@ -65,7 +65,8 @@ type Control struct {
 	page       http.Handler
 
 	ready     chan struct{} // closed when the mesh has been read once
-	stopping  atomic.Bool
+	stopping  atomic.Bool   // told to end
+	after     func(time.Duration) <-chan time.Time
 	listeners map[string]net.Listener
 }
 
@@ -75,7 +76,7 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Control{settings: s, build: b, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{}), listeners: map[string]net.Listener{}}
+	c := &Control{settings: s, build: b, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{}), after: time.After, listeners: map[string]net.Listener{}}
 	c.store = registry.NewStore(registry.Config{Primary: s.primary(), Settings: s.withEnvironment(config.Defaults())})
 	c.registerMetrics()
 	c.problems = registry.NewProblems(nil)
@@ -100,7 +101,7 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 		Store:         c.store,
 		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.Extensions{}, build.NameTables{}},
 		DeriveView:    build.DeriveView,
-		Ready:         func() bool { return c.notReady() == "" },
+		Ready:         func() bool { return c.unread() == "" },
 		ViewConcerned: build.ViewConcerned,
 		Authenticate:  c.admit,
 		Reports:       c.reports(),
@@ -146,10 +147,16 @@ func (c *Control) Clusters() []multicluster.Status { return c.world.clusters() }
 // Refusals lists the kubeconfigs that are not used.
 func (c *Control) Refusals() []multicluster.Refusal { return c.world.refusals() }
 
+// notReady says why this replica is not to be asked, "" if it is.
 func (c *Control) notReady() string {
 	if c.stopping.Load() {
 		return "shutting down"
 	}
+	return c.unread()
+}
+
+// unread says what is missing to answer, "" if nothing.
+func (c *Control) unread() string {
 	if reason := c.world.notReady(); reason != "" || !c.secured() {
 		return reason
 	}
@@ -212,7 +219,8 @@ func (c *Control) addr(name string) string {
 }
 
 // Run listens unless [Control.Listen] was called, and serves until the context
-// ends or a part fails.
+// ends, and for the time of [Settings.DrainDuration] after that, or until a part
+// fails.
 func (c *Control) Run(ctx context.Context) error {
 	if len(c.listeners) == 0 {
 		if err := c.Listen(); err != nil {
@@ -223,7 +231,8 @@ func (c *Control) Run(ctx context.Context) error {
 	parts := append(c.world.parts(),
 		part{"resolver", c.resolver.Run},
 		part{"dispatch", c.xds.Run},
-		part{"readiness", c.awaitReady})
+		part{"readiness", c.awaitReady},
+		part{"shutdown", c.leave(ctx)})
 	security, err := c.securityParts()
 	if err != nil {
 		return err
@@ -243,16 +252,16 @@ func (c *Control) Run(ctx context.Context) error {
 		parts = append(parts, part{"secure ADS and CA", c.serveSecure(l)})
 	}
 	if l := c.listeners["http"]; l != nil {
-		parts = append(parts, part{"http", serveHTTP(l, c.readyMux(), c.settings.ShutdownDuration)})
+		parts = append(parts, part{"http", serveHTTP(l, c.sendElsewhere(c.readyMux()), c.settings.ShutdownDuration)})
 	}
 	if l := c.listeners["monitoring"]; l != nil {
-		parts = append(parts, part{"monitoring", serveHTTP(l, c.monitoringMux(), c.settings.ShutdownDuration)})
+		parts = append(parts, part{"monitoring", serveHTTP(l, c.sendElsewhere(c.monitoringMux()), c.settings.ShutdownDuration)})
 	}
-	return runAll(ctx, parts)
+	return runAll(context.WithoutCancel(ctx), parts)
 }
 
-// serveGRPC serves a gRPC server until the context ends; then readiness goes first, open
-// streams get a GOAWAY and end within the shutdown time. Connections that arrive
+// serveGRPC serves a gRPC server until the context ends; then open streams get a
+// GOAWAY and end within the shutdown time. Connections that arrive
 // before the mesh has been read wait in the listener's queue: a proxy that waits
 // a moment is better off than one that is refused and backs off.
 func (c *Control) serveGRPC(l net.Listener, server func([]grpc.ServerOption) (*grpc.Server, error)) func(context.Context) error {
@@ -269,7 +278,6 @@ func (c *Control) serveGRPC(l net.Listener, server func([]grpc.ServerOption) (*g
 		done := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
 			defer close(done)
-			c.stopping.Store(true)
 			// Streams never end by themselves: the grace is for the GOAWAY to arrive.
 			kill := time.AfterFunc(min(c.settings.ShutdownDuration, time.Second), srv.Stop)
 			defer kill.Stop()

@@ -72,7 +72,10 @@ type Settings struct {
 	DebounceAfter, DebounceMax time.Duration
 	// MaxConnectionAge makes proxies reconnect, so that they spread over replicas.
 	MaxConnectionAge time.Duration
-	// ShutdownDuration is how long streams may take to end.
+	// DrainDuration is how long everything is still served, without being ready,
+	// after the process was told to end; 0 = not at all.
+	DrainDuration time.Duration
+	// ShutdownDuration is how long what is under way may then take to end.
 	ShutdownDuration time.Duration
 
 	// PodName identifies this replica in answers to istioctl.
@@ -112,6 +115,7 @@ func Defaults(getenv func(string) string) Settings {
 		TraceSampling:      percent(getenv("PILOT_TRACE_SAMPLING")),
 		APIQPS:             80,
 		APIBurst:           160,
+		DrainDuration:      drainDefault(getenv),
 		ShutdownDuration:   10 * time.Second,
 		PodName:            or(getenv("POD_NAME"), hostname()),
 		Security:           securityDefaults(getenv),
@@ -146,7 +150,8 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.DurationVar(&s.DebounceAfter, "debounceAfter", s.DebounceAfter, "quiet time before changed definitions are pushed")
 	fs.DurationVar(&s.DebounceMax, "debounceMax", s.DebounceMax, "longest delay of changed definitions")
 	fs.DurationVar(&s.MaxConnectionAge, "keepaliveMaxServerConnectionAge", s.MaxConnectionAge, "age at which proxies are asked to reconnect, 0 = never")
-	fs.DurationVar(&s.ShutdownDuration, "shutdownDuration", s.ShutdownDuration, "time for streams to end at shutdown")
+	fs.DurationVar(&s.DrainDuration, "terminationDrainDuration", s.DrainDuration, "how long to go on serving, without being ready, when told to end; default: 5s in a pod, else 0")
+	fs.DurationVar(&s.ShutdownDuration, "shutdownDuration", s.ShutdownDuration, "time for streams to end at shutdown, after that")
 	s.Security.bind(fs)
 }
 
@@ -157,6 +162,9 @@ func (s *Settings) Validate() error {
 	}
 	if s.Namespace == "" {
 		return fmt.Errorf("--namespace is empty: name the system namespace, usually istio-system")
+	}
+	if s.DrainDuration < 0 || s.ShutdownDuration < 0 {
+		return fmt.Errorf("--terminationDrainDuration %s, --shutdownDuration %s: give times from 0 on", s.DrainDuration, s.ShutdownDuration)
 	}
 	if s.Files != "" {
 		if st, err := os.Stat(s.Files); err != nil || !st.IsDir() {

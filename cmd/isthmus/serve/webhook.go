@@ -83,7 +83,7 @@ func (c *Control) serveWebhooks(l net.Listener) func(context.Context) error {
 		if config == nil {
 			return nil
 		}
-		return serveHTTP(tls.NewListener(l, config), c.webhookMux(), c.settings.ShutdownDuration)(ctx)
+		return serveHTTP(tls.NewListener(l, config), c.sendElsewhere(c.webhookMux()), c.settings.ShutdownDuration)(ctx)
 	}
 }
 
