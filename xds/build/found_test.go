@@ -82,3 +82,23 @@ func TestPatchesOfNoServiceKeepListsShared(t *testing.T) {
 	}
 	require.Equal(t, at("web.shop.svc.cluster.local"), at("db.shop.svc.cluster.local"))
 }
+
+// TestProjectingReadsNoInboundSpec: the name of every listener is projected for
+// every view, and hardly any proxy binds a port of its workload. What that costs
+// must not grow with what the workload serves.
+func TestProjectingReadsNoInboundSpec(t *testing.T) {
+	l := newLab(&meshconfig.MeshConfig{})
+	l.services("c1", labService("api", "shop", labPorts(labPort("http", 80, mesh.ProtocolHTTP)), []string{"10.96.0.1"}))
+	allocations := func(targets int) float64 {
+		var spec InboundSpec
+		for i := range targets {
+			spec.Targets = append(spec.Targets, InboundTarget{Hostname: "web.shop.svc.cluster.local", Namespace: "shop", Port: 80, Target: uint16(8000 + i)})
+		}
+		in, v := l.in(), labSidecar(func(v *View) { v.Inbound = MakeInbound(spec) })
+		return testing.AllocsPerRun(100, func() {
+			_ = Listeners{}.Project(in, v, "0.0.0.0_80")
+			_ = Listeners{}.ListView(v)
+		})
+	}
+	require.Equal(t, allocations(1), allocations(50))
+}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"encoding/json"
+	"strings"
 	"unique"
 )
 
@@ -60,6 +61,10 @@ func MakeInbound(s InboundSpec) Inbound {
 	}
 	return Inbound{unique.Make(string(b))}
 }
+
+// binds reports whether the proxy binds any of the ports itself, without reading
+// the spec: it is asked for each listener of each view, and hardly any does.
+func (i Inbound) binds() bool { return i != (Inbound{}) && strings.Contains(i.h.Value(), `"bind":`) }
 
 // Spec returns the spec behind the handle.
 func (i Inbound) Spec() InboundSpec {

@@ -65,8 +65,9 @@ func sidecarNames(in Inputs, v View) []string {
 		names[n] = struct{}{}
 	}
 	if v.Interception == mesh.InterceptNone {
+		spec := v.Inbound.Spec()
 		for port := range wildcardPorts(in, v) {
-			if loopbackPort(in, v, port) {
+			if loopbackFree(in, v, spec, port) {
 				names[listenerName(loopback(v), port)] = struct{}{}
 			}
 		}
@@ -258,7 +259,7 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 	case mesh.ProxySidecar:
 		switch {
 		case v.Interception == mesh.InterceptNone:
-			if isAddress && at.addr.String() == loopback(v) && loopbackPort(in, v, at.port) {
+			if isAddress && at.addr.String() == loopback(v) && loopbackFree(in, v, v.Inbound.Spec(), at.port) {
 				return wildcardListener(in, v, at.port)
 			}
 		case name == ListenerVirtualOutbound:

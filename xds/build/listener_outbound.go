@@ -2,6 +2,7 @@ package build
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -138,25 +139,17 @@ func loopback(v View) string {
 	return "127.0.0.1"
 }
 
-// loopbackPort reports whether a proxy without interception may bind a port:
-// something is served there, by neither the workload nor the agent.
-func loopbackPort(in Inputs, v View, port uint16) bool {
+// loopbackFree reports whether a proxy without interception may bind a port on
+// the loopback address: neither the workload nor the agent, which spec tells of,
+// serves it.
+func loopbackFree(in Inputs, v View, spec InboundSpec, port uint16) bool {
 	if reserved(in, port) || !v.Tuning.binds(port) {
 		return false
 	}
-	if at := sharePort(in, v, port); !at.http && !at.streams() {
-		return false
-	}
-	spec := v.Inbound.Spec()
 	if port == spec.StatusPort || port == spec.PrometheusPort {
 		return false
 	}
-	for _, t := range spec.Targets {
-		if t.Target == port {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(spec.Targets, func(t InboundTarget) bool { return t.Target == port })
 }
 
 // pod is what of an endpoint decides about a headless service's listeners.

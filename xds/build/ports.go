@@ -268,7 +268,11 @@ func numbers(s *mesh.Service) []uint16 {
 // one must not take over what others send to its port. Without interception
 // nothing that is sent to an address comes by.
 func hasNoAddress(v View, s *mesh.Service) bool {
-	return !s.Key.Hostname.InClusterSet() && v.Interception == mesh.InterceptNone || !s.Key.Hostname.InClusterSet() && len(addresses(v, s)) == 0 && len(s.Lead.Prefixes) == 0 && (!s.Lead.Headless() || anywhere(s))
+	if s.Key.Hostname.InClusterSet() {
+		return false
+	}
+	return v.Interception == mesh.InterceptNone ||
+		len(addresses(v, s)) == 0 && len(s.Lead.Prefixes) == 0 && (!s.Lead.Headless() || anywhere(s))
 }
 
 // reserved reports whether a port belongs to the proxy itself: a second

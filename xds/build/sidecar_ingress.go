@@ -70,7 +70,7 @@ func ingressBind(l *networking.IstioIngressListener, v View, p *mesh.Proxy) stri
 
 // ingressListener finds the port that is bound at an address; false if none is.
 func ingressListener(v View, at place) (t InboundTarget, ok bool) {
-	if v.Kind != mesh.ProxySidecar || v.Inbound == (Inbound{}) {
+	if v.Kind != mesh.ProxySidecar || !v.Inbound.binds() {
 		return t, false
 	}
 	for _, t := range v.Inbound.Spec().Targets {
@@ -83,6 +83,9 @@ func ingressListener(v View, at place) (t InboundTarget, ok bool) {
 
 // ingressListeners lists the names of the listeners of ports that are bound.
 func ingressListeners(v View) []string {
+	if !v.Inbound.binds() {
+		return nil
+	}
 	var out []string
 	for _, t := range v.Inbound.Spec().Targets {
 		if t.Bind != "" && v.Tuning.binds(t.Target) {

@@ -134,13 +134,15 @@ func readProxyConfig(sent map[string]any) *meshconfig.ProxyConfig {
 	return out
 }
 
-// config returns the sections of the ProxyConfig that are in force; empty for none.
+// config returns the sections of the ProxyConfig that are in force; nil, which
+// says nothing, for none.
 func (t Tuning) config() *meshconfig.ProxyConfig {
+	if t.sections == (unique.Handle[string]{}) {
+		return nil
+	}
 	out := &meshconfig.ProxyConfig{}
-	if t.sections != (unique.Handle[string]{}) {
-		if err := proto.Unmarshal([]byte(t.sections.Value()), out); err != nil {
-			panic(err) // only tunedSections makes them
-		}
+	if err := proto.Unmarshal([]byte(t.sections.Value()), out); err != nil {
+		panic(err) // only tunedSections makes them
 	}
 	return out
 }
@@ -161,7 +163,7 @@ func (t Tuning) routing() Tuning  { return Tuning{routes: t.routes} }
 // binds reports whether the proxy is able to bind a port.
 func (t Tuning) binds(port uint16) bool { return !t.unprivileged || port >= firstUnprivileged }
 
-// metadataText reads metadata that an agent sends as text, a number or a truth
+// metadataScalar reads metadata that an agent sends as text, a number or a truth
 // value; "" for anything else.
 func metadataScalar(m map[string]any, key string) string {
 	switch x := m[key].(type) {
