@@ -145,6 +145,7 @@ func (d descriptor) object(ref mesh.ObjectRef, meta metav1.Object, spec proto.Me
 		Annotations: meta.GetAnnotations(),
 		Created:     meta.GetCreationTimestamp().Time,
 		Version:     version,
+		Generation:  meta.GetGeneration(),
 		Spec:        spec,
 	}, nil
 }

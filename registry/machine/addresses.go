@@ -13,6 +13,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -132,6 +133,31 @@ func addressesOf(cat *registry.Catalog, o *mesh.Object) []mesh.HostAddress {
 	return out
 }
 
+// addressTries bounds how often an entry that others write to in the same moment
+// is written.
+const addressTries = 3
+
+// readsAs reports whether an entry is as it was read, but for a version that
+// somebody gave it who wrote into another part of its status: that is no change
+// that will be read.
+func readsAs(live *unstructured.Unstructured, o *mesh.Object) bool {
+	var have []mesh.HostAddress
+	list, _, _ := unstructured.NestedSlice(live.Object, "status", "addresses")
+	for _, x := range list {
+		m, _ := x.(map[string]any)
+		addr, err := netip.ParseAddr(text(m["value"]))
+		if err != nil {
+			return false
+		}
+		have = append(have, mesh.HostAddress{Host: mesh.Hostname(text(m["host"])), Address: addr})
+	}
+	var read []mesh.HostAddress
+	if o.Status != nil {
+		read = o.Status.Addresses
+	}
+	return live.GetGeneration() == o.Generation && slices.Equal(have, read)
+}
+
 type statusAddress struct {
 	Value netip.Addr    `json:"value"`
 	Host  mesh.Hostname `json:"host"`
@@ -142,13 +168,24 @@ func (w *AddressWriter) write(ctx context.Context, o *mesh.Object, list []mesh.H
 	for i, a := range list {
 		out[i] = statusAddress{a.Address, a.Host}
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": o.Version}, "status": map[string]any{"addresses": out}})
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err = w.entries.Namespace(o.Key.Namespace).Patch(ctx, o.Key.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	api := w.entries.Namespace(o.Key.Namespace)
+	version, err := o.Version, error(nil)
+	for range addressTries {
+		patch, encodeErr := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": version}, "status": map[string]any{"addresses": out}})
+		if encodeErr != nil {
+			return fmt.Errorf("encode status of %s: %w", o.Origin, encodeErr)
+		}
+		if _, err = api.Patch(ctx, o.Key.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status"); !apierrors.IsConflict(err) {
+			break
+		}
+		live, readErr := api.Get(ctx, o.Key.Name, metav1.GetOptions{})
+		if readErr != nil || !readsAs(live, o) {
+			break
+		}
+		version = live.GetResourceVersion()
+	}
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return nil // it has changed, or is gone: that will be read
 	}

@@ -2,17 +2,21 @@ package machine
 
 import (
 	"context"
+	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	networking "istio.io/api/networking/v1alpha3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -73,4 +77,38 @@ func TestAddressesAreWritten(t *testing.T) {
 		cancel()
 		require.NoError(t, <-done)
 	})
+}
+
+// TestAddressesBesideOtherStatus: somebody who writes into another part of the
+// status gives the entry a version that nobody reads as a change; the addresses
+// are written all the same. An entry that has others by now is left alone.
+func TestAddressesBesideOtherStatus(t *testing.T) {
+	gvr := schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "serviceentries"}
+	live := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+		"metadata": map[string]any{"namespace": "shop", "name": "x", "generation": int64(1), "resourceVersion": "8"}}}
+	want := []mesh.HostAddress{{Host: "x.example", Address: netip.MustParseAddr("240.240.0.1")}}
+	for name, tc := range map[string]struct {
+		addresses []any
+		patches   int
+	}{
+		"nothing else":    {nil, 2},
+		"other addresses": {[]any{map[string]any{"host": "x.example", "value": "240.240.0.9"}}, 1},
+	} {
+		o := live.DeepCopy()
+		if tc.addresses != nil {
+			require.NoError(t, unstructured.SetNestedSlice(o.Object, tc.addresses, "status", "addresses"))
+		}
+		client := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{gvr: "ServiceEntryList"}, o)
+		patches := 0
+		client.PrependReactor("patch", "serviceentries", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			if patches++; strings.Contains(string(a.(clienttesting.PatchAction).GetPatch()), `"resourceVersion":"8"`) {
+				return true, o, nil
+			}
+			return true, nil, apierrors.NewConflict(gvr.GroupResource(), "x", nil)
+		})
+		w, err := NewAddressWriter(AddressConfig{Client: client, Store: registry.NewStore(registry.Config{Primary: "east"})})
+		require.NoError(t, err)
+		require.NoError(t, w.write(t.Context(), &mesh.Object{Key: mesh.ObjectKey{Kind: mesh.KindServiceEntry, Namespace: "shop", Name: "x"}, Version: "7", Generation: 1}, want))
+		require.Equal(t, tc.patches, patches, name)
+	}
 }

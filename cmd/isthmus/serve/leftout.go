@@ -3,11 +3,11 @@ package serve
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
@@ -15,49 +15,60 @@ import (
 
 // leftOut keeps what resources are made without: parts of objects that cannot be
 // served as written. The list of problems names each object with all its parts;
-// each part is logged once for each version of its object.
+// each part is logged once for each reading of its object. What was said of an
+// object is over when it reads differently, or is gone.
 type leftOut struct {
 	problems *registry.Problems
-	log      *zap.Logger
+	// object is the newest reading of an object, nil if there is none.
+	object func(mesh.ObjectKey) *mesh.Object
+	log    *zap.Logger
 
 	mu   sync.Mutex
 	list map[mesh.ObjectKey]*leftOutOf
 }
 
-// leftOutOf is what is left out of one version of an object, by field.
+// leftOutOf is what is left out of one reading of an object, by field.
 type leftOutOf struct {
-	version string
-	fields  map[string]string
+	object *mesh.Object
+	fields map[string]string
 }
 
-func newLeftOut(p *registry.Problems, log *zap.Logger, metrics prometheus.Registerer) *leftOut {
-	l := &leftOut{problems: p, log: log, list: map[mesh.ObjectKey]*leftOutOf{}}
+func newLeftOut(p *registry.Problems, object func(mesh.ObjectKey) *mesh.Object, log *zap.Logger, metrics prometheus.Registerer) *leftOut {
+	l := &leftOut{problems: p, object: object, log: log, list: map[mesh.ObjectKey]*leftOutOf{}}
 	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "isthmus_parts_left_out",
 		Help: "Parts of objects that resources are made without, patches of EnvoyFilters that fit nowhere above all."},
 		func() float64 { return float64(l.count()) }))
 	return l
 }
 
+// readsAs reports whether two readings of an object say the same to those who make
+// resources of it: a status that was written is no reason to forget what is wrong.
+func readsAs(a, b *mesh.Object) bool {
+	return a == b || a.Origin == b.Origin && a.Created.Equal(b.Created) && maps.Equal(a.Labels, b.Labels) &&
+		maps.Equal(a.Annotations, b.Annotations) && proto.Equal(a.Spec, b.Spec)
+}
+
 func (l *leftOut) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
-	for _, p := range l.problems.List() { // of objects that are still there
-		if o := l.list[mesh.ObjectKey{Kind: mesh.ObjectKind(p.Object.Kind), Namespace: p.Object.Namespace, Name: p.Object.Name}]; o != nil {
-			n += len(o.fields)
-		}
+	for _, x := range l.list {
+		n += len(x.fields)
 	}
 	return n
 }
 
 // note takes a part that was left out. Builds repeat themselves: only the first
-// word about a part counts.
+// word about a part counts. One about a reading that is old says nothing.
 func (l *leftOut) note(o *mesh.Object, field, message string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if now := l.object(o.Key); now == nil || !readsAs(now, o) {
+		return
+	}
 	x := l.list[o.Key]
-	if x == nil || x.version != o.Version {
-		x = &leftOutOf{version: o.Version, fields: map[string]string{}}
+	if x == nil || !readsAs(x.object, o) {
+		x = &leftOutOf{object: o, fields: map[string]string{}}
 		l.list[o.Key] = x
 	}
 	if _, known := x.fields[field]; known {
@@ -65,7 +76,7 @@ func (l *leftOut) note(o *mesh.Object, field, message string) {
 	}
 	x.fields[field] = message
 	l.log.Warn("a part of an object is left out", zap.Stringer("object", o.Origin), zap.String("field", field), zap.String("because", message))
-	l.tell(o, x)
+	l.tell(x)
 }
 
 // settle takes a word about a part back, if there was one: what it said is so no
@@ -74,27 +85,41 @@ func (l *leftOut) settle(o *mesh.Object, field string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.list[o.Key]
-	if x == nil || x.version != o.Version || x.fields[field] == "" {
+	if x == nil || x.fields[field] == "" {
 		return
 	}
 	delete(x.fields, field)
+	l.tell(x)
 	if len(x.fields) == 0 {
-		l.problems.Clear(o.Origin)
+		delete(l.list, o.Key)
+	}
+}
+
+// changed forgets what was left out of objects that read differently now. It runs
+// before anybody makes resources of them.
+func (l *leftOut) changed(c registry.Change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.list) == 0 {
 		return
 	}
-	l.tell(o, x)
+	for k := range c.Objects {
+		x := l.list[k]
+		if x == nil {
+			continue
+		}
+		if now := l.object(k); now == nil || !readsAs(now, x.object) {
+			l.problems.SetParts(x.object.Origin, 0, nil)
+			delete(l.list, k)
+		}
+	}
 }
 
 // tell writes what is left out of an object into the list of problems. mu is held.
-func (l *leftOut) tell(o *mesh.Object, x *leftOutOf) {
-	fields := slices.Sorted(maps.Keys(x.fields))
-	if len(fields) == 1 {
-		l.problems.Set(o.Origin, fields[0], x.fields[fields[0]])
-		return
+func (l *leftOut) tell(x *leftOutOf) {
+	var parts []registry.Part
+	for _, f := range slices.Sorted(maps.Keys(x.fields)) {
+		parts = append(parts, registry.Part{Field: f, Message: x.fields[f]})
 	}
-	var all []string
-	for _, f := range fields {
-		all = append(all, f+" "+x.fields[f])
-	}
-	l.problems.Set(o.Origin, "", strings.Join(all, "; "))
+	l.problems.SetParts(x.object.Origin, x.object.Generation, parts)
 }

@@ -96,7 +96,8 @@ func New(s Settings, b Build, log *zap.Logger) (*Control, error) {
 	if c.machines, err = c.newMachines(); err != nil {
 		return nil, err
 	}
-	c.leftOut = newLeftOut(c.problems, log.Named("ads"), c.metrics)
+	c.leftOut = newLeftOut(c.problems, func(k mesh.ObjectKey) *mesh.Object { return c.store.Catalog().Object(k) }, log.Named("ads"), c.metrics)
+	c.store.OnChange(c.leftOut.changed) // before the ADS server hears of it
 	c.xds, err = xds.New(xds.Config{
 		Store:         c.store,
 		Generators:    []build.Generator{build.Upstreams{}, build.Assignments{}, build.Listeners{}, build.Routes{}, build.Extensions{}, build.NameTables{}},
