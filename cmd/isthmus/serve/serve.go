@@ -246,6 +246,11 @@ func (c *Control) Run(ctx context.Context) error {
 		return err
 	}
 	parts = append(parts, gateways...)
+	told, err := c.statusParts()
+	if err != nil {
+		return err
+	}
+	parts = append(parts, told...)
 	if l := c.listeners["plaintext ADS"]; l != nil {
 		parts = append(parts, part{"plaintext ADS", c.servePlaintext(l)})
 	}

@@ -81,6 +81,10 @@ type Settings struct {
 	// PodName identifies this replica in answers to istioctl.
 	PodName string
 
+	// NoStatus leaves the status of objects that are not served as written alone
+	// (PILOT_ENABLE_STATUS false).
+	NoStatus bool
+
 	Security  Security
 	Injection Injection
 	Machines  Machines
@@ -118,6 +122,7 @@ func Defaults(getenv func(string) string) Settings {
 		DrainDuration:      drainDefault(getenv),
 		ShutdownDuration:   10 * time.Second,
 		PodName:            or(getenv("POD_NAME"), hostname()),
+		NoStatus:           isFalse(getenv("PILOT_ENABLE_STATUS")),
 		Security:           securityDefaults(getenv),
 		Injection:          injectionDefaults(getenv),
 		Machines:           machineDefaults(getenv),
