@@ -31,7 +31,8 @@ func istio(resource string) schema.GroupVersionResource {
 // changes: its account keeps Istio's roles, its objects stay as Istio's charts and
 // istiod left them. Everything works, and what the API servers refuse is what the
 // roles do not give: Events everywhere; patching validation, which is updated
-// instead; Leases in remotes, where a ConfigMap takes their place.
+// instead; Leases in remotes, where a ConfigMap takes their place; the status of
+// most of Istio's kinds, whose authors then hear nothing at the object.
 func TestImageOnly(t *testing.T) {
 	for _, release := range []struct {
 		name     string
@@ -40,12 +41,13 @@ func TestImageOnly(t *testing.T) {
 		refused  map[string]map[string]int
 	}{
 		{"newest", rights{controlRights(), ownRights(), readerRights(true)}, true, map[string]map[string]int{
-			"east": {"POST events": 1, "PATCH validatingwebhookconfigurations": 1},
+			"east": {"POST events": 1, "PATCH validatingwebhookconfigurations": 1, "PATCH destinationrules/status": 1, "PUT destinationrules/status": 1},
 			"west": {"GET leases": 2},
 		}},
 		// Before releases 1.14 and 1.25 there were no Leases and no addresses of hosts.
 		{"older", rights{without(controlRights(), "serviceentries/status"), without(ownRights(), "leases"), readerRights(true)}, false, map[string]map[string]int{
-			"east": {"POST events": 1, "PATCH validatingwebhookconfigurations": 1, "GET leases": 4, "PATCH serviceentries/status": 1},
+			"east": {"POST events": 1, "PATCH validatingwebhookconfigurations": 1, "GET leases": 5, "PATCH serviceentries/status": 1,
+				"PATCH destinationrules/status": 1, "PUT destinationrules/status": 1},
 			"west": {"GET leases": 2},
 		}},
 	} {
@@ -59,6 +61,7 @@ func TestImageOnly(t *testing.T) {
 			w.certifies(p)
 			w.writesAddresses(release.refused["east"]["PATCH serviceentries/status"] == 0)
 			w.tellsBrokenSecret(p)
+			w.tellsPoison(p)
 			w.followsRoot(p)
 			w.leavesWhatOthersKeep(p)
 			require.Empty(t, p.said("  error  "))
@@ -249,6 +252,14 @@ func (w *world) tellsBrokenSecret(p *plane) {
 	w.eventually("an Event was tried", func() bool { return w.refused("east")["POST events"] > 0 })
 }
 
+// tellsPoison: what may not be written to an object is named to the operator, once.
+func (w *world) tellsPoison(p *plane) {
+	w.t.Helper()
+	w.eventually("the right that is missing is named", func() bool { return len(p.said("allow patch on destinationrules/status")) == 1 })
+	_, text := p.fetch("monitoring", "/debug/problems")
+	require.Contains(w.t, string(text), "spec.subsets[0].name")
+}
+
 // followsRoot: an operator puts another root into cacerts; every bundle and every
 // root ConfigMap has both while the mesh moves.
 func (w *world) followsRoot(p *plane) {
@@ -316,7 +327,7 @@ func (w *world) locksAreGivenBack() {
 			}
 		}
 	}
-	require.Equal(w.t, []string{"east isthmus-gateway-status", "east isthmus-remote-tokens", "east isthmus-root-cert", "east isthmus-webhooks",
+	require.Equal(w.t, []string{"east isthmus-config-status", "east isthmus-gateway-status", "east isthmus-remote-tokens", "east isthmus-root-cert", "east isthmus-webhooks",
 		"west isthmus-root-cert", "west isthmus-webhooks"}, slices.Sorted(maps.Keys(seen)))
 	require.NotContains(w.t, slices.Collect(maps.Values(seen)), false, "%v", seen)
 }

@@ -60,6 +60,14 @@ type rights struct {
 	everywhere, own, reader []rbacv1.PolicyRule
 }
 
+// poison is an object that is refused, from before validation.
+const poison = `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: poison, namespace: default}
+spec: {host: web, subsets: [{name: "a|b", labels: {version: v1}}]}
+`
+
 // newWorld starts two clusters and puts into them what istiod leaves behind.
 func newWorld(t *testing.T, allowed rights, enforced bool) *world {
 	t.Helper()
@@ -91,6 +99,7 @@ func newWorld(t *testing.T, allowed rights, enforced bool) *world {
 		require.NoError(t, err)
 		t.Cleanup(w.witnesses[name].Close)
 	}
+	require.NoError(t, w.clusters["east"].Apply(ctx, []byte(poison))) // before anybody validates
 	w.leave()
 	t.Cleanup(func() {
 		if t.Failed() {

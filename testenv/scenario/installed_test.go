@@ -20,6 +20,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/multicluster"
 	"github.com/isthmus-mesh/isthmus/registry/config"
+	"github.com/isthmus-mesh/isthmus/registry/config/status"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
 	"github.com/isthmus-mesh/isthmus/testenv/plane"
 )
@@ -73,6 +74,13 @@ spec: {hosts: [outside.example.com], ports: [{number: 80, name: http, protocol: 
 		list, _, _ := unstructured.NestedSlice(o.Object, "status", "addresses")
 		return len(list) > 0
 	})
+	w.Apply("east", poison("")["virtualservices"])
+	api, _ := w.poisoned("virtualservices")
+	w.t.Cleanup(func() { _ = api.Delete(context.WithoutCancel(w.ctx), "virtualservices", metav1.DeleteOptions{}) })
+	w.Eventually("the author of an object that is refused is told", func() bool {
+		said, _ := w.told("virtualservices", status.ConditionType)
+		return said != ""
+	})
 	w.awaitRouters()
 	_, err = w.Clusters["east"].Client().CoreV1().Secrets(multicluster.SystemNamespace).Get(w.ctx, "istio-ca-secret", metav1.GetOptions{})
 	require.NoError(t, err, "the CA keeps its key")
@@ -119,33 +127,44 @@ spec:
 }
 
 // TestConfigRights: the chart grants reading of every kind of configuration that
-// is read, and of no other.
+// is read, and of no other, and writing the status of Istio's own kinds.
 func TestConfigRights(t *testing.T) {
-	objects, err := manifests.Render(manifests.Options{Chart: manifests.Primary})
-	require.NoError(t, err)
-	var granted, read []string
-	for _, o := range objects {
-		if o.GetName() != "isthmus-istio-system-config" || o.GetKind() != "ClusterRole" {
-			continue
-		}
-		for _, x := range o.Object["rules"].([]any) {
-			rule := x.(map[string]any)
-			require.Equal(t, []any{"get", "list", "watch"}, rule["verbs"])
-			for _, group := range rule["apiGroups"].([]any) {
-				for _, resource := range rule["resources"].([]any) {
-					granted = append(granted, fmt.Sprintf("%s.%s", resource, group))
-				}
-			}
-		}
-	}
+	var read, told []string
 	for _, k := range append(config.Kinds(), config.GatewayKinds()...) {
 		if k.Kind != mesh.KindGatewayAPIGateway { // which belong to the registry, in every cluster
 			read = append(read, k.Resource+"."+k.Group)
 		}
 	}
-	slices.Sort(granted)
-	slices.Sort(read)
-	require.Equal(t, read, granted)
+	for _, k := range config.Kinds() {
+		told = append(told, k.Resource+"/status."+k.Group)
+	}
+	require.ElementsMatch(t, read, granted(t, nil, "isthmus-istio-system-config", "get", "list", "watch"))
+	require.ElementsMatch(t, told, granted(t, nil, "isthmus-istio-system-status", "patch"))
+	off := map[string]any{"pilot": map[string]any{"configStatus": false}}
+	require.Empty(t, granted(t, off, "isthmus-istio-system-status"))
+}
+
+// granted lists what a ClusterRole of the chart grants, each as "resource.group",
+// all with the same verbs.
+func granted(t *testing.T, values map[string]any, role string, verbs ...any) (out []string) {
+	t.Helper()
+	objects, err := manifests.Render(manifests.Options{Chart: manifests.Primary, Values: values})
+	require.NoError(t, err)
+	for _, o := range objects {
+		if o.GetName() != role || o.GetKind() != "ClusterRole" {
+			continue
+		}
+		for _, x := range o.Object["rules"].([]any) {
+			rule := x.(map[string]any)
+			require.Equal(t, verbs, rule["verbs"])
+			for _, group := range rule["apiGroups"].([]any) {
+				for _, resource := range rule["resources"].([]any) {
+					out = append(out, fmt.Sprintf("%s.%s", resource, group))
+				}
+			}
+		}
+	}
+	return out
 }
 
 // install installs a chart and takes it out again at the end, because clusters

@@ -10,11 +10,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/isthmus-mesh/isthmus/multicluster"
+	"github.com/isthmus-mesh/isthmus/registry/config"
 	"github.com/isthmus-mesh/isthmus/testenv/apiserver"
 )
 
@@ -109,8 +111,21 @@ func empty(ctx context.Context, c *apiserver.Cluster) error {
 		api.CoreV1().Secrets(multicluster.SystemNamespace).DeleteCollection(ctx, now, all),
 		api.CoreV1().Events(multicluster.SystemNamespace).DeleteCollection(ctx, now, all),
 		c.Dynamic().Resource(istioGateways()).Namespace(multicluster.SystemNamespace).DeleteCollection(ctx, now, all),
+		deleteConfiguration(ctx, c, "shop"),
 	}
 	return errors.Join(errs...)
+}
+
+// deleteConfiguration deletes Istio's objects, where their kinds are there.
+func deleteConfiguration(ctx context.Context, c *apiserver.Cluster, namespace string) error {
+	for _, k := range config.Kinds() {
+		gvr := schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Resource}
+		err := c.Dynamic().Resource(gvr).Namespace(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 func istioGateways() schema.GroupVersionResource {
