@@ -125,7 +125,7 @@ func TestElectDenied(t *testing.T) {
 		e.denied["leases"].Store(false)
 		require.Equal(t, "a", <-leads)
 		synctest.Wait()
-		require.Equal(t, "", problems[1])
+		require.Empty(t, problems[1])
 		require.Len(t, problems, 2)
 		stop()
 	})

@@ -26,7 +26,8 @@ func KnownCipherSuite(s string) bool {
 	if s == "" || s == "ALL" {
 		return true
 	}
-	if c := s[0]; !('0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z') {
+	c := s[0]
+	if name := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'; !name {
 		return true
 	}
 	return slices.Contains([]string{

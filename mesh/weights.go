@@ -5,7 +5,7 @@ import (
 	"maps"
 )
 
-// FullWeight, in percent, is the weight of what is not drained.
+// FullWeight is the weight, in percent, of what is not drained.
 const FullWeight = 100
 
 // settingOfWeights is where users write the weights of [Weights.Clusters] and

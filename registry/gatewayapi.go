@@ -73,13 +73,12 @@ func (b *batch) route(cat *Catalog, changed map[mesh.ServiceKey]ServiceChange) (
 	}
 	for k, o := range d.Objects {
 		have := s.routing.derived[k]
-		switch {
-		case o == nil:
+		if o == nil {
 			delete(s.routing.derived, k)
 			if sh := s.shards[s.primary]; sh != nil {
 				o = sh.objects[k] // the user's own comes to light
 			}
-		default:
+		} else {
 			o.Origin.Cluster = s.primary // nobody else has it yet
 			if have != nil && sameObject(have, o) {
 				continue

@@ -19,11 +19,13 @@ func TestWhoRefused(t *testing.T) {
 	api := apifake.New(t)
 	answer := ""
 	api.Before(func(w http.ResponseWriter, r *http.Request) bool {
-		require.Equal(t, "All", r.URL.Query().Get("dryRun"))
-		if answer == "" {
+		switch {
+		case r.URL.Query().Get("dryRun") != "All":
+			apifake.Fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, "a trial must not last")
+		case answer == "":
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write([]byte(`{}`))
-		} else {
+		default:
 			apifake.Fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, answer)
 		}
 		return true

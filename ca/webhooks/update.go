@@ -108,7 +108,7 @@ func keepers(o *unstructured.Unstructured, change map[string]bool, bundle []byte
 		if m.Manager == FieldManager || m.FieldsV1 == nil || slices.Contains(out, m.Manager) {
 			continue
 		}
-		for name, fields := range ownedIn(m.FieldsV1.Raw) {
+		for name, fields := range ownedIn(m.FieldsV1.GetRawBytes()) {
 			if fields.bundle && theirs[name] {
 				out = append(out, m.Manager)
 				break
@@ -148,7 +148,7 @@ type owned struct{ bundle, policy bool }
 // own managed fields are kept: see keepOurs.
 func holdsPolicy(meta *metav1.ObjectMeta, hook string) bool {
 	return slices.ContainsFunc(meta.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
-		return m.FieldsV1 != nil && ownedIn(m.FieldsV1.Raw)[hook].policy
+		return m.FieldsV1 != nil && ownedIn(m.FieldsV1.GetRawBytes())[hook].policy
 	})
 }
 

@@ -56,7 +56,9 @@ func TestSetFields(t *testing.T) {
 // Only what we have applied is kept of the managed fields.
 func TestHeldPolicy(t *testing.T) {
 	fields := func(manager string, op metav1.ManagedFieldsOperationType) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, Operation: op, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:webhooks":{"k:{\"name\":\"a\"}":{"f:failurePolicy":{}}}}`)}}
+		set := &metav1.FieldsV1{}
+		set.SetRawBytes([]byte(`{"f:webhooks":{"k:{\"name\":\"a\"}":{"f:failurePolicy":{}}}}`))
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: op, FieldsV1: set}
 	}
 	for _, tc := range []struct {
 		entry metav1.ManagedFieldsEntry

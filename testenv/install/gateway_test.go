@@ -54,7 +54,7 @@ func (w *world) edge(name string) {
 
 func resources() map[string]schema.GroupVersionResource {
 	return map[string]schema.GroupVersionResource{
-		"Gateway":        gatewayv1.SchemeGroupVersion.WithResource("gateways"),
+		"Gateway":        {Group: gatewayv1.GroupName, Version: "v1", Resource: "gateways"},
 		"ServiceAccount": {Version: "v1", Resource: "serviceaccounts"},
 		"Service":        {Version: "v1", Resource: "services"},
 		"Deployment":     {Group: "apps", Version: "v1", Resource: "deployments"},

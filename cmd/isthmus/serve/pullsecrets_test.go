@@ -207,10 +207,10 @@ func TestPullSecretOfAClusterThatCannotBeAsked(t *testing.T) {
 	p, k := r.control.pulls, pullKey{"west", "shop", "pull"}
 	x := &pull{}
 	require.False(t, p.readOnce(t.Context(), k, x))
-	require.Equal(t, `{"auths":{}}`, x.config)
+	require.JSONEq(t, `{"auths":{}}`, x.config)
 	down["east"] = true
 	require.False(t, p.readOnce(t.Context(), k, x))
-	require.Equal(t, `{"auths":{}}`, x.config, "not known is not gone")
+	require.JSONEq(t, `{"auths":{}}`, x.config, "not known is not gone")
 	fresh := &pull{}
 	require.False(t, p.readOnce(t.Context(), k, fresh))
 	require.True(t, fresh.read)

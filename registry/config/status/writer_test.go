@@ -189,7 +189,7 @@ func TestRefusedAndMended(t *testing.T) {
 	require.Empty(t, s.says(mesh.KindDestinationRule, "bad"))
 	s.now = s.now.Add(time.Hour)
 	s.writes()
-	require.Equal(t, 2, len(s.w.objects), "what is well is not remembered")
+	require.Len(t, s.w.objects, 2, "what is well is not remembered")
 	require.Zero(t, s.logs.Len())
 }
 

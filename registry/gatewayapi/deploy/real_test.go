@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -195,7 +196,7 @@ func (l *lab) parameters(t *testing.T, ns string) {
 func (l *lab) takenOver(t *testing.T, ns string) {
 	l.refuse.Store(new(string)) // nothing is made until istiod's objects are there
 	l.apply(gateway(ns, "", ""))
-	gw, err := l.c.Dynamic().Resource(gatewayv1.SchemeGroupVersion.WithResource("gateways")).Namespace(ns).Get(l.ctx, "gw", metav1.GetOptions{})
+	gw, err := l.c.Dynamic().Resource(schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: "v1", Resource: "gateways"}).Namespace(ns).Get(l.ctx, "gw", metav1.GetOptions{})
 	require.NoError(t, err)
 	l.says(ns, "would not get their proxy")
 	var old unstructured.Unstructured
@@ -285,7 +286,7 @@ func (l *lab) earlier(t *testing.T, ns string) {
 	l.apply(gateway(ns, "", ""))
 	l.eventually("routers are made", func() bool { return l.get(keyDeployment, ns, "gw-istio") != nil })
 	orphan := metav1.DeletePropagationOrphan
-	gateways := l.c.Dynamic().Resource(gatewayv1.SchemeGroupVersion.WithResource("gateways")).Namespace(ns)
+	gateways := l.c.Dynamic().Resource(schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: "v1", Resource: "gateways"}).Namespace(ns)
 	require.NoError(t, gateways.Delete(l.ctx, "gw", metav1.DeleteOptions{PropagationPolicy: &orphan}))
 	l.eventually("it is gone", func() bool {
 		_, err := gateways.Get(l.ctx, "gw", metav1.GetOptions{})
