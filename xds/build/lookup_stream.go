@@ -59,6 +59,9 @@ func serverNameAs(key string) *setstatev3.FilterStateValue {
 // its server names, names if it has none of its own, those within it stay. What
 // is not told by any, or may go elsewhere too, cannot be looked up and is dropped.
 func (f *filters) holdStream(r streamRoute, names []string) streamRoute {
+	if !slices.ContainsFunc(r.to, func(to streamTarget) bool { return isWild(to.upstream.Host) }) { // as nearly always
+		return r
+	}
 	lookups := make([]served, len(r.to))
 	held := false
 	for i, to := range r.to {
