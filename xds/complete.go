@@ -44,7 +44,7 @@ func (srv *Server) Completed(typeURL, name string, match func(p *mesh.Proxy, cal
 // known.
 func (s *stream) resource(j *job, e *entry) *Resource {
 	r := e.get(s.srv.graph.builder)
-	c := s.srv.cfg.Completers[j.kind.typeURL]
+	c := j.kind.completer
 	if c == nil || !r.exists() {
 		return r
 	}

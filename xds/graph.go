@@ -21,6 +21,8 @@ type kind struct {
 	short   string // "cds"
 	gen     build.Generator
 	encoder Encoder // nil if the generator has none
+	// completer adds what single proxies may have, nil for nothing.
+	completer Completer
 	// legacy: a first request without names asks for everything, and a
 	// state-of-the-world response holds everything.
 	legacy            bool

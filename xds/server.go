@@ -192,10 +192,12 @@ func (srv *Server) addKinds() error {
 		srv.kinds.list = append(srv.kinds.list, k)
 		srv.kinds.byURL[url] = k
 	}
-	for url := range srv.cfg.Completers {
-		if k := srv.kinds.byURL[url]; k == nil || k.legacy {
+	for url, c := range srv.cfg.Completers {
+		k := srv.kinds.byURL[url]
+		if k == nil || k.legacy {
 			return fmt.Errorf("a completer for %s: it is for types that are served, and asked for by name", url)
 		}
+		k.completer = c
 	}
 	srv.kinds.cds, srv.kinds.eds = srv.kinds.byURL[TypeCDS], srv.kinds.byURL[TypeEDS]
 	srv.graph.setKinds(srv.kinds.list)
