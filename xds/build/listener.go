@@ -248,9 +248,7 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 			return boundInbound(in, v, t)
 		}
 		if e := boundEgress(in, v, at); e != nil {
-			if l, err := boundListener(in, v, e, at); l != nil || err != nil {
-				return l, err
-			}
+			return boundListener(in, v, e, at)
 		}
 	}
 	switch v.Kind {
