@@ -23,3 +23,15 @@ func TestTraceSampling(t *testing.T) {
 		require.Equal(t, want, s.withEnvironment(config.Defaults()).TraceSampling, text)
 	}
 }
+
+// TestNoStatus: authors are told at their objects unless istiod's variable says no.
+func TestNoStatus(t *testing.T) {
+	for value, off := range map[string]bool{"": false, "true": false, "false": true, "odd": false} {
+		require.Equal(t, off, Defaults(func(name string) string {
+			if name == "PILOT_ENABLE_STATUS" {
+				return value
+			}
+			return ""
+		}).NoStatus, value)
+	}
+}
