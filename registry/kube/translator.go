@@ -26,6 +26,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
+	"github.com/isthmus-mesh/isthmus/registry/config"
 )
 
 // Defaults of a [TranslatorConfig].
@@ -41,8 +42,8 @@ type TranslatorConfig struct {
 	Domain string
 	// Namespace is the system namespace; [DefaultNamespace] if empty.
 	Namespace string
-	// Revision names the mesh ConfigMap: "istio", or "istio-REVISION" for a
-	// revision other than "default".
+	// Revision says which objects are for this control plane, and names the mesh
+	// ConfigMap: "istio", or "istio-REVISION" for a revision other than "default".
 	Revision string
 	// TrustDomain, if set, is used instead of the one in the mesh ConfigMap.
 	TrustDomain string
@@ -227,12 +228,29 @@ func (t *Translator) DeleteObject(k mesh.ObjectKey) {
 	}
 }
 
+// setObject takes an object in; one that is for another control plane is as one
+// that is not there.
 func (t *Translator) setObject(o *mesh.Object) {
+	if !t.reads(o) {
+		t.DeleteObject(o.Key)
+		return
+	}
 	if old := t.objects[o.Key]; old != nil && old.Version == o.Version && o.Version != "" {
 		return
 	}
 	t.objects[o.Key] = o
 	t.dirty.objects[o.Key] = struct{}{}
+}
+
+// reads reports whether an object is for this control plane. Namespaces are for
+// all: their label is about what is in them. So are Gateways of the Gateway API,
+// which may name a tag: see registry/gatewayapi/deploy.
+func (t *Translator) reads(o *mesh.Object) bool {
+	switch o.Key.Kind {
+	case mesh.KindNamespace, mesh.KindGatewayAPIGateway:
+		return true
+	}
+	return config.InRevision(o.Labels, t.cfg.Revision)
 }
 
 // SetTrustDomain replaces [TranslatorConfig.TrustDomain].

@@ -350,8 +350,7 @@ func conditionsOf(o *unstructured.Unstructured) []any {
 
 // ours reports whether an object asks for this revision, or for none.
 func (w *Writer) ours(o *unstructured.Unstructured) bool {
-	asked := o.GetLabels()["istio.io/rev"]
-	return asked == "" || asked == w.cfg.Revision || asked == defaultRev && w.cfg.Revision == ""
+	return config.InRevision(o.GetLabels(), w.cfg.Revision)
 }
 
 // attempt remembers when something was last tried, and what for.
