@@ -34,12 +34,12 @@ func TestRevisionOfObjects(t *testing.T) {
 			tr.Set(before)
 			require.Equal(t, []registry.ObjectState{{Key: o.Key, Object: before}}, tr.Snapshot().Objects)
 			tr.Set(o)
+			u, _ := tr.Flush()
+			want := registry.ObjectState{Key: o.Key}
 			if tc.want {
-				require.Equal(t, []registry.ObjectState{{Key: o.Key, Object: o}}, tr.Snapshot().Objects)
-				return
+				want.Object = o
 			}
-			require.Empty(t, tr.Snapshot().Objects)
-			require.Contains(t, tr.dirty.objects, o.Key, "that it went is news")
+			require.Equal(t, []registry.ObjectState{want}, u.Objects)
 		})
 	}
 }
