@@ -93,7 +93,7 @@ func sniStat(in Inputs, at served, sni string) string {
 	if !ok {
 		return sni
 	}
-	return upstreamStat(in, at, id)
+	return upstreamStat(in, at, id, sni)
 }
 
 func passthroughChain(f *filters, sni, stat string) (*listenerv3.FilterChain, error) {

@@ -299,13 +299,14 @@ func (f *filters) stream(r *streamRoute, p mesh.Protocol) ([]*listenerv3.Filter,
 
 // streamStat is the name under which the connections to an upstream are counted.
 func (f *filters) streamStat(to UpstreamID) string {
+	name := to.String()
 	if f.in.Catalog.Settings.Mesh.GetOutboundClusterStatName() == "" {
-		return to.String()
+		return name
 	}
 	if at, ok := findServed(f.in, f.v, to.Host, to.Port); ok {
-		return upstreamStat(f.in, at, to)
+		return upstreamStat(f.in, at, to, name)
 	}
-	return to.String()
+	return name
 }
 
 // limitStream applies what a DestinationRule says of the connections to an

@@ -41,11 +41,12 @@ func (c counted) under(pattern string) string {
 }
 
 // upstreamStat is the name under which an upstream of a service port, or of a
-// subset of it, is counted.
-func upstreamStat(in Inputs, at served, id UpstreamID) string {
+// subset of it, is counted: its own, which the caller has at hand, unless
+// MeshConfig says otherwise.
+func upstreamStat(in Inputs, at served, id UpstreamID, name string) string {
 	pattern := in.Catalog.Settings.Mesh.GetOutboundClusterStatName()
 	if pattern == "" {
-		return id.String()
+		return name
 	}
 	c := counted{host: at.service.Key.Hostname, subset: id.Subset, port: id.Port, portName: at.port.Name}
 	if !at.service.Lead.FromEntry() {

@@ -21,7 +21,8 @@ func grpcUpstream(in Inputs, v View, id UpstreamID) (*clusterv3.Cluster, error) 
 	if !ok {
 		return nil, nil
 	}
-	d := &draft{Cluster: newUpstream(in, id.String(), id.String())}
+	name := id.String()
+	d := &draft{Cluster: newUpstream(in, name, name)}
 	assigned(d.Cluster)
 	if resolves(x.service) {
 		if p := planFor(in, v, id, x.served); p.first() {

@@ -35,7 +35,8 @@ func (x *upstreamRule) declared() bool { return x.service.Lead.FromEntry() }
 
 // draft begins the upstream with what all outbound ones have.
 func (x *upstreamRule) draft(in Inputs, v View, id UpstreamID) *draft {
-	d := &draft{Cluster: newUpstream(in, id.String(), upstreamStat(in, x.served, id))}
+	name := id.String()
+	d := &draft{Cluster: newUpstream(in, name, upstreamStat(in, x.served, id, name))}
 	d.CommonLbConfig = neverPanic()
 	d.CircuitBreakers = noLimits()
 	d.Metadata = serviceMetadata(string(x.service.Key.Hostname), x.service.Lead.Name, x.service.Key.Namespace)
