@@ -173,6 +173,9 @@ type Definition struct {
 	// ExportTo lists the namespaces that may see the service, with "." for its
 	// own, "*" for all and "~" for none; empty means the mesh default.
 	ExportTo []string
+	// Private lets nobody outside the service's namespace see it, whatever ExportTo
+	// says (MeshConfig.serviceEntryVisibility).
+	Private bool
 	// Identities are accepted in addition to those of the endpoints
 	// (annotations alpha.istio.io/kubernetes-serviceaccounts and canonical-serviceaccounts).
 	Identities []string
@@ -205,7 +208,7 @@ func (d *Definition) Equal(o *Definition) bool {
 	}
 	return d.Resolution == o.Resolution && d.Name == o.Name && d.ExternalName == o.ExternalName &&
 		d.NodeLocal == o.NodeLocal && d.PublishNotReady == o.PublishNotReady &&
-		d.TrafficDistribution == o.TrafficDistribution && d.MeshExternal == o.MeshExternal && d.AwaitsAddress == o.AwaitsAddress &&
+		d.TrafficDistribution == o.TrafficDistribution && d.MeshExternal == o.MeshExternal && d.AwaitsAddress == o.AwaitsAddress && d.Private == o.Private &&
 		d.Created.Equal(o.Created) && d.Origin == o.Origin &&
 		slices.Equal(d.Ports, o.Ports) && slices.Equal(d.Addresses, o.Addresses) &&
 		slices.Equal(d.Prefixes, o.Prefixes) && slices.Equal(d.AutoAddresses, o.AutoAddresses) &&
@@ -271,6 +274,9 @@ func (s *Service) Addresses(c ClusterID) []netip.Addr {
 // VisibleTo reports whether proxies of the namespace may see the service.
 // meshDefault is MeshConfig.defaultServiceExportTo, used if the service names none.
 func (s *Service) VisibleTo(namespace string, meshDefault []string) bool {
+	if s.Lead.Private && namespace != s.Key.Namespace {
+		return false
+	}
 	export := s.Lead.ExportTo
 	if len(export) == 0 {
 		export = meshDefault

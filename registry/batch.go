@@ -69,14 +69,28 @@ func (b *batch) update(id mesh.ClusterID, sh *shard, u Update) {
 			b.updateMachine(id, o.Key, o.Object)
 		case id == b.store.primary:
 			b.touchObject(o.Key, b.shown(o.Key, o.Object))
-			if o.Key.Kind == mesh.KindServiceEntry {
+			switch o.Key.Kind {
+			case mesh.KindServiceEntry:
 				b.store.entries.SetEntry(o.Key, o.Object)
+			case mesh.KindNamespace: // may decide who sees its entries
+				b.store.entries.SetNamespace(o.Key.Name, labelsOf(o.Object))
 			}
 		}
 	}
 	if u.Cluster != nil {
 		b.updateCluster(sh, *u.Cluster)
 	}
+}
+
+// labelsOf are the labels of an object; nil if there is none.
+func labelsOf(o *mesh.Object) map[string]string {
+	switch {
+	case o == nil:
+		return nil
+	case o.Labels == nil:
+		return map[string]string{}
+	}
+	return o.Labels
 }
 
 func (b *batch) updateCluster(sh *shard, to ClusterState) {

@@ -22,36 +22,7 @@ type discovery []*meshconfig.LabelSelector
 
 // shows reports whether a namespace is in the mesh, by its object.
 func (d discovery) shows(o *mesh.Object) bool {
-	return len(d) == 0 || o != nil && slices.ContainsFunc(d, func(s *meshconfig.LabelSelector) bool { return selectsLabels(s, o.Labels) })
-}
-
-// selectsLabels reports whether a selector takes labels, as Kubernetes' do. An
-// operator that is not known takes none.
-func selectsLabels(s *meshconfig.LabelSelector, labels map[string]string) bool {
-	for k, want := range s.GetMatchLabels() {
-		if got, ok := labels[k]; !ok || got != want {
-			return false
-		}
-	}
-	for _, e := range s.GetMatchExpressions() {
-		got, has := labels[e.GetKey()]
-		listed := has && slices.Contains(e.GetValues(), got)
-		switch e.GetOperator() {
-		case "In":
-			has = listed
-		case "NotIn":
-			has = !listed
-		case "Exists":
-		case "DoesNotExist":
-			has = !has
-		default:
-			has = false
-		}
-		if !has {
-			return false
-		}
-	}
-	return true
+	return len(d) == 0 || o != nil && slices.ContainsFunc(d, func(s *meshconfig.LabelSelector) bool { return mesh.SelectsLabels(s, o.Labels) })
 }
 
 func sameSelectors(a, b []*meshconfig.LabelSelector) bool {

@@ -135,7 +135,11 @@ func (c *Catalog) scopedWith(hosts hostTable, changed map[mesh.ServiceKey]*mesh.
 // isScoped tells of all services with one host name whether namespaces may
 // differ in what they see of them.
 func isScoped(list []*mesh.Service) bool {
-	return len(list) > 1 || len(list) == 1 && len(list[0].Lead.ExportTo) > 0 && !slices.Contains(list[0].Lead.ExportTo, "*")
+	if len(list) != 1 {
+		return len(list) > 1
+	}
+	lead := list[0].Lead
+	return lead.Private || len(lead.ExportTo) > 0 && !slices.Contains(lead.ExportTo, "*")
 }
 
 // swap replaces, adds or (after is nil) removes one service in a list of an

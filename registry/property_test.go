@@ -210,12 +210,23 @@ func genUpdate(t *rapid.T, id mesh.ClusterID) Update {
 	return u
 }
 
+func genVisibility(t *rapid.T) *meshconfig.ServiceEntryVisibility {
+	any := rapid.Map(rapid.Int32Range(0, 3), func(i int32) meshconfig.ServiceEntryVisibility_Visibility {
+		return meshconfig.ServiceEntryVisibility_Visibility(i)
+	})
+	rule := &meshconfig.ServiceEntryVisibility_MatchRule{Matcher: &meshconfig.ServiceEntryVisibility_MatchRule_NamespaceSelector{
+		NamespaceSelector: &meshconfig.LabelSelector{MatchLabels: map[string]string{"mesh": "in"}}}}
+	return &meshconfig.ServiceEntryVisibility{DefaultVisibility: any.Draw(t, "default"), ApplyToSidecars: rapid.Bool().Draw(t, "sidecars"),
+		Policies: []*meshconfig.ServiceEntryVisibility_Policy{{Visibility: any.Draw(t, "policy"), MatchingRules: []*meshconfig.ServiceEntryVisibility_MatchRule{rule}}}}
+}
+
 func genSettings(t *rapid.T) mesh.Settings {
 	return rapid.SampledFrom([]mesh.Settings{
 		{Mesh: &meshconfig.MeshConfig{TrustDomain: "td"}},
 		{Mesh: &meshconfig.MeshConfig{DiscoverySelectors: []*meshconfig.LabelSelector{{MatchLabels: map[string]string{"mesh": "in"}}}}},
 		{Mesh: &meshconfig.MeshConfig{DiscoverySelectors: []*meshconfig.LabelSelector{
 			{MatchExpressions: []*meshconfig.LabelSelectorRequirement{{Key: "mesh", Operator: "NotIn", Values: []string{"in"}}}}}}},
+		{Mesh: &meshconfig.MeshConfig{ServiceEntryVisibility: genVisibility(t)}},
 		networks(map[string]*meshconfig.Network{
 			"n1": {Endpoints: []*meshconfig.Network_NetworkEndpoints{fromRegistry("west"), fromCIDR("10.0.0.2/32")},
 				Gateways: []*meshconfig.Network_IstioNetworkGateway{gatewayAddress("203.0.113.1", 443), gatewayService("gw.shop", 443)}},

@@ -30,7 +30,8 @@ func TestScopedHostsFollowTheServices(t *testing.T) {
 				st := ServiceState{Key: mesh.ServiceKey{Namespace: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "namespace"),
 					Hostname: mesh.Hostname(fmt.Sprintf("h%d", rapid.IntRange(0, 2).Draw(t, "host")+i/3*3))}}
 				if rapid.IntRange(0, 2).Draw(t, "gone") > 0 {
-					st.Definition = &mesh.Definition{ExportTo: rapid.SampledFrom([][]string{nil, {"*"}, {"."}, {"b", "*"}, {"b"}}).Draw(t, "exportTo")}
+					st.Definition = &mesh.Definition{ExportTo: rapid.SampledFrom([][]string{nil, {"*"}, {"."}, {"b", "*"}, {"b"}}).Draw(t, "exportTo"),
+						Private: rapid.IntRange(0, 3).Draw(t, "private") == 0}
 				}
 				u.Services = append(u.Services, st)
 			}

@@ -90,6 +90,7 @@ func NewStore(c Config) *Store {
 	}
 	s.setSettings(c.Settings)
 	s.entries = entry.NewIndex(trustDomain(s.settings))
+	s.entries.SetVisibility(s.settings.Mesh.GetServiceEntryVisibility())
 	first := &Catalog{Primary: c.Primary, noObjects: &objectList{}, Settings: s.settings, hosts: newHostTable(),
 		clusters: map[mesh.ClusterID]Cluster{}}
 	first.index()
@@ -175,6 +176,7 @@ func (s *Store) SetSettings(to mesh.Settings) {
 		b.rediscover()
 	}
 	b.updateTrustDomain()
+	s.entries.SetVisibility(s.settings.Mesh.GetServiceEntryVisibility())
 	if !sameNetworks {
 		b.networks = true
 		for svc := range s.catalog.Load().Services() {

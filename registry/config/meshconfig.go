@@ -190,6 +190,7 @@ func validateMesh(c *checker, m *meshconfig.MeshConfig) {
 			c.index("discoverySelectors", i).index("matchExpressions", j).requirement(e)
 		}
 	}
+	validateVisibility(c.at("serviceEntryVisibility"), m.GetServiceEntryVisibility())
 	for i, s := range m.GetServiceSettings() {
 		at := c.index("serviceSettings", i)
 		if len(s.GetHosts()) == 0 {
@@ -205,6 +206,22 @@ func validateMesh(c *checker, m *meshconfig.MeshConfig) {
 		}
 	}
 	validateDefaultConfig(c.at("defaultConfig"), m.GetDefaultConfig())
+}
+
+// validateVisibility checks whom ServiceEntries may be seen by. A policy that takes
+// no namespace would be a hole that nobody sees.
+func validateVisibility(c *checker, v *meshconfig.ServiceEntryVisibility) {
+	for i, p := range v.GetPolicies() {
+		for j, r := range p.GetMatchingRules() {
+			at := c.index("policies", i).index("matchingRules", j)
+			if r.GetNamespaceSelector() == nil {
+				at.failf("is empty; give a namespaceSelector")
+			}
+			for k, e := range r.GetNamespaceSelector().GetMatchExpressions() {
+				at.at("namespaceSelector").index("matchExpressions", k).requirement(e)
+			}
+		}
+	}
 }
 
 // requirement checks one of the expressions by which labels are selected.

@@ -68,6 +68,8 @@ func TestParseMeshRefuses(t *testing.T) {
 		{"defaultServiceExportTo: [a, a]", `validate mesh configuration: defaultServiceExportTo[1]: "a" is there twice; remove one`},
 		{"discoverySelectors: [{matchExpressions: [{key: a, operator: Gt, values: ['1']}]}]", `validate mesh configuration: discoverySelectors[0].matchExpressions[0].operator: "Gt" is not known; use In, NotIn, Exists or DoesNotExist`},
 		{"discoverySelectors: [{}, {matchExpressions: [{key: a, operator: In}]}]", "validate mesh configuration: discoverySelectors[1].matchExpressions[0].values: is empty; In needs one at least"},
+		{"serviceEntryVisibility: {policies: [{matchingRules: [{}]}]}", "validate mesh configuration: serviceEntryVisibility.policies[0].matchingRules[0]: is empty; give a namespaceSelector"},
+		{"serviceEntryVisibility: {policies: [{matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: In}]}}]}]}", "validate mesh configuration: serviceEntryVisibility.policies[0].matchingRules[0].namespaceSelector.matchExpressions[0].values: is empty; In needs one at least"},
 		{"serviceSettings: [{settings: {clusterLocal: true}}]", "validate mesh configuration: serviceSettings[0].hosts: is empty; name the hosts that the settings are for"},
 		{"extensionProviders: [{prometheus: {}}]", "validate mesh configuration: extensionProviders[3].name: is empty; name the provider"},
 		{"defaultConfig: {discoveryAddress: istiod}", `validate mesh configuration: defaultConfig.discoveryAddress: "istiod" has no port; use HOST:PORT`},

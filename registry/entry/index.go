@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	meshconfig "istio.io/api/mesh/v1alpha1"
+
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -32,7 +34,10 @@ type MachineChange struct {
 // not safe for concurrent use.
 type Index struct {
 	trustDomain string
-	entries     map[mesh.ObjectKey]*Entry
+	visibility  *meshconfig.ServiceEntryVisibility
+	// namespaces holds the labels of those that are known.
+	namespaces map[string]map[string]string
+	entries    map[mesh.ObjectKey]*Entry
 	// hosts lists the entries that define a host, oldest first.
 	hosts    map[mesh.ServiceKey][]*Entry
 	machines map[machineKey]machine
@@ -79,7 +84,7 @@ type selection struct {
 
 // NewIndex returns an empty index for a mesh with a trust domain.
 func NewIndex(trustDomain string) *Index {
-	return &Index{trustDomain: trustDomain, entries: map[mesh.ObjectKey]*Entry{}, hosts: map[mesh.ServiceKey][]*Entry{},
+	return &Index{trustDomain: trustDomain, namespaces: map[string]map[string]string{}, entries: map[mesh.ObjectKey]*Entry{}, hosts: map[mesh.ServiceKey][]*Entry{},
 		machines: map[machineKey]machine{}, spaces: map[string]*space{}, vips: map[mesh.ServiceKey][]netip.Addr{},
 		derived: map[mesh.ServiceKey]*Derived{}, dirty: map[mesh.ServiceKey]struct{}{}}
 }
@@ -108,6 +113,9 @@ func (x *Index) SetEntry(k mesh.ObjectKey, o *mesh.Object) {
 	var now *Entry
 	if o != nil {
 		now = ReadEntry(o, x.trustDomain)
+	}
+	if now != nil {
+		now = now.limit(visibilityOf(x.visibility, k.Namespace, x.namespaces[k.Namespace]))
 	}
 	if old != nil {
 		x.unlink(old)

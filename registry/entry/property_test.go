@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	"pgregory.net/rapid"
 
@@ -17,6 +18,8 @@ import (
 // world is the newest state of everything that an index is told.
 type world struct {
 	domain   string
+	policy   *meshconfig.ServiceEntryVisibility
+	labels   map[string]string // of the namespace
 	entries  map[mesh.ObjectKey]*mesh.Object
 	machines map[machineKey]*mesh.Object
 	pods     map[memberRef]Pod
@@ -27,6 +30,8 @@ func (w *world) all() iter.Seq[Pod] { return maps.Values(w.pods) }
 // rebuilt is an index that was told nothing but the newest state.
 func (w *world) rebuilt() *Index {
 	x := NewIndex(w.domain)
+	x.SetNamespace("shop", w.labels)
+	x.SetVisibility(w.policy)
 	for k, o := range w.machines {
 		x.SetMachine(k.cluster, k.key, o)
 	}
@@ -71,7 +76,7 @@ func genMachine(t *rapid.T) *networking.WorkloadEntry {
 func (w *world) step(t *rapid.T, x *Index) {
 	id := mesh.ClusterID(rapid.SampledFrom([]string{"east", "west"}).Draw(t, "cluster"))
 	gone := rapid.IntRange(0, 3).Draw(t, "gone") == 0
-	switch rapid.SampledFrom([]string{"entry", "machine", "pod", "domain"}).Draw(t, "step") {
+	switch rapid.SampledFrom([]string{"entry", "machine", "pod", "domain", "visibility", "namespace"}).Draw(t, "step") {
 	case "entry":
 		o := genEntry(t)
 		if w.entries[o.Key] = o; gone {
@@ -101,6 +106,13 @@ func (w *world) step(t *rapid.T, x *Index) {
 	case "domain":
 		w.domain = rapid.SampledFrom([]string{domain, "other.example"}).Draw(t, "domain")
 		x.SetTrustDomain(w.domain)
+	case "visibility":
+		w.policy = rapid.SampledFrom([]*meshconfig.ServiceEntryVisibility{nil, visibility(hidden), visibility(private),
+			visibility(private, forNamespaces(public, "trusted")), visibility(public, forNamespaces(hidden, "trusted"))}).Draw(t, "policy")
+		x.SetVisibility(w.policy)
+	case "namespace":
+		w.labels = rapid.SampledFrom([]map[string]string{nil, {}, {"trusted": "true"}}).Draw(t, "namespace labels")
+		x.SetNamespace("shop", w.labels)
 	}
 }
 

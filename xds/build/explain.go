@@ -258,7 +258,7 @@ func missing(in Inputs, v View, host mesh.Hostname, port uint16) []string {
 		case s.Lead.Resolution == mesh.ResolutionAlias:
 			out = append(out, fmt.Sprintf("%s is another name for %s (ExternalName) and has no endpoints of its own", s.Key, s.Lead.ExternalName))
 		case !sees(in, v, s):
-			out = append(out, fmt.Sprintf("%s is not visible to namespace %s (exportTo %s)", s.Key, v.Namespace, exportText(in, s)))
+			out = append(out, fmt.Sprintf("%s is not visible to namespace %s (%s)", s.Key, v.Namespace, exportText(in, s)))
 		case !hasPort:
 			out = append(out, fmt.Sprintf("%s has no port %d that proxies serve; its ports are %s", s.Key, port, portList(servedPorts(s))))
 		}
@@ -267,11 +267,14 @@ func missing(in Inputs, v View, host mesh.Hostname, port uint16) []string {
 }
 
 func exportText(in Inputs, s *mesh.Service) string {
+	if s.Lead.Private {
+		return "serviceEntryVisibility keeps it within its own"
+	}
 	export := s.Lead.ExportTo
 	if len(export) == 0 {
 		export = in.Catalog.Settings.Mesh.GetDefaultServiceExportTo()
 	}
-	return strings.Join(export, ", ")
+	return "exportTo " + strings.Join(export, ", ")
 }
 
 // notes tells what is worth knowing beside the verdicts.

@@ -42,6 +42,9 @@ func TestExplainNotes(t *testing.T) {
 	require.Contains(t, noted(grpc, "web.shop.svc.cluster.local", 53), "no port 53 that proxies serve")
 	require.Contains(t, noted(labSidecar(), "store.shop.svc.cluster.local", 7000), "headless")
 
+	l.services("c1", labService("kept", "other", labTwoPorts, nil, func(d *mesh.Definition) { d.Private, d.ExportTo = true, []string{"*"} }))
+	require.Contains(t, noted(labSidecar(), "kept.other.svc.cluster.local", 80), "not visible to namespace shop (serviceEntryVisibility keeps it within its own)")
+
 	l = netLab(localShop(true))
 	webPod(l, "c2", "10.0.0.1")
 	notes := Explain(l.in(), viewOn("n1"), webKey.Hostname, 80).Notes

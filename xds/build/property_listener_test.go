@@ -53,6 +53,7 @@ func drawService(t *rapid.T, id mesh.ClusterID) registry.ServiceState {
 		Resolution: rapid.SampledFrom([]mesh.Resolution{mesh.ResolutionStatic, mesh.ResolutionStatic, mesh.ResolutionPassthrough, mesh.ResolutionAlias, mesh.ResolutionDNS}).Draw(t, "resolution"),
 		Addresses:  drawAddrs(t, "vips", 2),
 		ExportTo:   rapid.SampledFrom([][]string{nil, nil, {"*"}, {"."}, {"~"}, {"a"}}).Draw(t, "exportTo"),
+		Private:    rapid.IntRange(0, 7).Draw(t, "private") == 0,
 		Created:    time.Unix(rapid.Int64Range(0, 2).Draw(t, "created"), 0),
 		Selector:   rapid.SampledFrom([]map[string]string{nil, {"app": "x"}, {"app": "y"}}).Draw(t, "selector"),
 	}

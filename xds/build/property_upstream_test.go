@@ -72,6 +72,7 @@ func mixService(t *rapid.T, id mesh.ClusterID) registry.ServiceState {
 	d := &mesh.Definition{
 		Name:         "svc",
 		Resolution:   mixOf(t, "resolution", mesh.ResolutionStatic, mesh.ResolutionStatic, mesh.ResolutionPassthrough, mesh.ResolutionAlias),
+		Private:      rapid.IntRange(0, 7).Draw(t, "private") == 0,
 		ExportTo:     mixOf(t, "exportTo", nil, nil, []string{"*"}, []string{"."}, []string{"b"}, []string{"~"}),
 		NodeLocal:    rapid.IntRange(0, 4).Draw(t, "node local") == 0,
 		MeshExternal: rapid.IntRange(0, 4).Draw(t, "external") == 0,
