@@ -115,6 +115,9 @@ func validateLoadBalancer(c *checker, l *networking.LoadBalancerSettings, outlie
 		validateConsistentHash(c.at("consistentHash"), h)
 	}
 	validateLocality(c.at("localityLbSetting"), l.GetLocalityLbSetting(), outlier)
+	if l.GetZoneAwareLbSetting().GetEnabled().GetValue() {
+		c.at("zoneAwareLbSetting").warnf("is not served: requests are spread as if it were not there; use localityLbSetting to keep them near")
+	}
 	if d := l.GetWarmupDurationSecs(); d != nil { //nolint:staticcheck // deprecated, and that is what is said
 		c.at("warmupDurationSecs").millis(d)
 		c.at("warmupDurationSecs").warnf("is deprecated; use warmup.duration")

@@ -97,6 +97,9 @@ func (w *Watcher) take(ref mesh.ObjectRef, data map[string]string) {
 		s.FailoverNeedsOutliers == w.last.FailoverNeedsOutliers && s.Weights.Equal(w.last.Weights) {
 		return
 	}
+	if s.Mesh.GetZoneAwareLbSetting().GetEnabled().GetValue() {
+		w.log.Warn("zoneAwareLbSetting is not served: requests are spread as if it were not there; use localityLbSetting", zap.Stringer("object", ref))
+	}
 	if len(unknown) > 0 {
 		w.log.Warn("settings have unknown fields, which are left out", zap.Stringer("object", ref), zap.Strings("fields", clipList(unknown)))
 	}
