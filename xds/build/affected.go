@@ -27,7 +27,7 @@ func (Listeners) AffectedView(v View) View {
 	case v.Kind == mesh.ProxySidecar:
 		// The Sidecar and the namespace decide which listeners it binds itself.
 		p := View{Kind: v.Kind, Dialect: v.Dialect, Cluster: v.Cluster, IPv4: v.IPv4, IPv6: v.IPv6, Sidecar: v.Sidecar,
-			Patches: v.Patches, Plugins: v.Plugins, Telemetry: v.Telemetry}
+			Patches: v.Patches, Plugins: v.Plugins, Telemetry: v.Telemetry, Tuning: Tuning{httpProxy: v.Tuning.httpProxy}}
 		if v.Sidecar != (ObjectName{}) {
 			p.Namespace, p.Interception = v.Namespace, v.Interception
 		}

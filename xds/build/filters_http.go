@@ -173,6 +173,9 @@ func (f *filters) http(stat string, routes *hcmv3.HttpConnectionManager, p mesh.
 	if f.dir == DirectionInbound && p.IsHTTP2() {
 		h.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{}
 	}
+	if p == mesh.ProtocolHTTPProxy {
+		http1Options(h).AllowAbsoluteUrl = boolean(true)
+	}
 	normalizePath(h, f.in.Catalog.Settings.Mesh)
 	if f.dir == DirectionInbound {
 		h.ServerName = serverHeader

@@ -61,6 +61,9 @@ func listenerNames(in Inputs, v View) []string {
 
 func sidecarNames(in Inputs, v View) []string {
 	names := map[string]struct{}{}
+	if n := httpProxyName(v); n != "" {
+		names[n] = struct{}{}
+	}
 	for _, n := range ingressListeners(v) {
 		names[n] = struct{}{}
 	}
@@ -135,6 +138,9 @@ func (Listeners) Project(in Inputs, v View, name string) View {
 	}
 	p.Patches = projectPatches(in, v, name, listenerPatches(name))
 	p.Plugins, p.Telemetry, p.Tuning = v.Plugins, v.Telemetry, v.Tuning.listening()
+	if !isHTTPProxy(v, name) {
+		p.Tuning.httpProxy = 0
+	}
 	if needsProviders(in, v) { // whether the proxy knows them
 		p.Namespace, p.Sidecar = v.Namespace, v.Sidecar
 	}
@@ -157,6 +163,9 @@ func projectListener(in Inputs, v View, name string) View {
 		return p
 	case v.Kind == mesh.ProxyRouter:
 		p.Namespace, p.Labels, p.IPv4, p.IPv6, p.Inbound = v.Namespace, v.Labels, v.IPv4, v.IPv6, v.Inbound
+		return p
+	case isHTTPProxy(v, name):
+		p.IPv4, p.IPv6, p.Namespace, p.Sidecar = v.IPv4, v.IPv6, v.Namespace, v.Sidecar
 		return p
 	case name == ListenerVirtualOutbound:
 		p.IPv4, p.IPv6, p.Interception = v.IPv4, v.IPv6, v.Interception
@@ -242,6 +251,9 @@ func buildListener(in Inputs, v View, name string) (*listenerv3.Listener, error)
 	if v.Dialect == mesh.DialectGRPC {
 		return grpcListener(in, v, name)
 	}
+	if isHTTPProxy(v, name) {
+		return httpProxyListener(in, v)
+	}
 	at, isAddress := parseListenerName(name)
 	if isAddress && v.Kind == mesh.ProxySidecar {
 		if t, ok := ingressListener(v, at); ok {
@@ -287,7 +299,7 @@ func (Listeners) Affected(in Inputs, v View, c *registry.Change) Affected {
 	case v.Kind == mesh.ProxyRouter:
 		return routerAffected(in, v, c)
 	case v.Kind == mesh.ProxySidecar:
-		if lookupsChanged(in, c) {
+		if lookupsChanged(in, c) || v.Tuning.httpProxy != 0 && wildcardsChanged(in, c) {
 			return Affected{All: true}
 		}
 		c = streamsChanged(in, c)

@@ -59,7 +59,12 @@ func (f *filters) lookupFilters(routes string) []*hcmv3.HttpFilter {
 		return nil
 	}
 	var names []string
-	if _, all := parsePort(routes); all && f.v.Kind == mesh.ProxySidecar {
+	if routes == routeHTTPProxy && f.v.Kind == mesh.ProxySidecar {
+		names = lookupNamesAnywhere(f.in, f.v)
+		if looksUpAny(f.in, f.v) {
+			names = append(names, UpstreamAnyLookup)
+		}
+	} else if _, all := parsePort(routes); all && f.v.Kind == mesh.ProxySidecar {
 		names = lookupNames(f.in, f.v, f.port)
 		if looksUpAny(f.in, f.v) {
 			names = append(names, UpstreamAnyLookup)

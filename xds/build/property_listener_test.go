@@ -207,7 +207,7 @@ func drawProxy(t *rapid.T) *mesh.Proxy {
 
 // drawTuning adds settings of the proxy's own.
 func drawTuning(t *rapid.T, p *mesh.Proxy) {
-	p.Metadata = rapid.SampledFrom([]map[string]any{nil, nil, {"HTTP10": "1", "IDLE_TIMEOUT": "1s"}, {"UNPRIVILEGED_POD": "true"}}).Draw(t, "metadata")
+	p.Metadata = rapid.SampledFrom([]map[string]any{nil, nil, {"HTTP10": "1", "IDLE_TIMEOUT": "1s"}, {"UNPRIVILEGED_POD": "true"}, {"HTTP_PROXY_PORT": "8080"}, {"HTTP_PROXY_PORT": "90"}}).Draw(t, "metadata")
 	if rapid.IntRange(0, 3).Draw(t, "tuned") == 0 {
 		p.ProxyConfig = map[string]any{
 			"proxyHeaders": map[string]any{"attemptCount": map[string]any{"disabled": true}, "preserveHttp1HeaderCase": true,
@@ -235,7 +235,7 @@ func candidates(g Generator) []string {
 		}
 		out = append(out, n, grpcServerPrefix+"[::]:"+n)
 	}
-	return append(out, ListenerVirtualInbound, ListenerVirtualOutbound, "", "nonsense")
+	return append(out, ListenerVirtualInbound, ListenerVirtualOutbound, routeHTTPProxy, "", "nonsense")
 }
 
 func buildAll(t *rapid.T, in Inputs, v View, g Generator) map[string]proto.Message {

@@ -20,6 +20,7 @@ const TypeRoute = typePrefix + "envoy.config.route.v3.RouteConfiguration"
 // that listeners give:
 //
 //   - PORT: all services with HTTP on the port, told apart by host;
+//   - http_proxy: all services of all ports (see httpproxy.go);
 //   - HOST:PORT: one service's port whose protocol is sniffed;
 //   - for gRPC outbound|PORT||HOST.
 //
@@ -60,6 +61,8 @@ func projectRoutes(in Inputs, v View, name string) View {
 		p.Domain, p.Cluster = v.Domain, v.Cluster
 		p.DNSCapture = v.DNSCapture && autoAddressed(in, port)
 		p.Labels = v.Labels.Only(routeLabels(in, v, aboutPort(in, port, true)))
+	} else if name == routeHTTPProxy && v.Dialect != mesh.DialectGRPC {
+		projectHTTPProxy(in, v, &p)
 	} else if host, ok := routeHost(v, name); ok {
 		p.Labels = v.Labels.Only(routeLabels(in, v, aboutHost(host)))
 	}
@@ -87,6 +90,9 @@ func buildRoutes(in Inputs, v View, name string) (*routev3.RouteConfiguration, e
 	}
 	if port, ok := parsePort(name); ok {
 		return portRoutes(in, v, name, port)
+	}
+	if name == routeHTTPProxy {
+		return httpProxyRoutes(in, v)
 	}
 	host, number, _ := strings.Cut(name, ":")
 	if port, ok := parsePort(number); ok {
@@ -128,6 +134,9 @@ func (Routes) Affected(in Inputs, v View, c *registry.Change) Affected {
 	}
 	leadingToChanged(in, c, func(vs *virtualService) { routesOfRules(in, v, vs, names) })
 	rulesChanged(in, v, c, names)
+	if len(names) > 0 && v.Kind == mesh.ProxySidecar && v.Dialect != mesh.DialectGRPC {
+		names[routeHTTPProxy] = struct{}{} // has a part in all of them
+	}
 	return Affected{Names: slices.Sorted(maps.Keys(names))}
 }
 
@@ -168,32 +177,41 @@ func portRoutes(in Inputs, v View, name string, port uint16) (*routev3.RouteConf
 	if len(services) == 0 && !slices.Contains(boundRoutes(in, v), port) {
 		return nil, nil
 	}
-	b := newRouteBuilder(in, v, port)
-	also := aliases(in, v)
-	ruled, err := b.ruledHosts(services, also)
+	hosts, taken, err := newRouteBuilder(in, v, port).hosts(services, aliases(in, v))
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := taken["*"]; !ok { // a service or a rule may stand for every host itself
+		hosts = append(hosts, catchAll(in, v))
+	}
+	return routeConfiguration(name, hosts), nil
+}
+
+// hosts makes the virtual hosts of services and of rules on a port, and tells
+// which domains they have.
+func (b *routeBuilder) hosts(services []*mesh.Service, also map[mesh.Hostname][]*mesh.Service) ([]*routev3.VirtualHost, domainSet, error) {
+	in, v := b.in, b.v
+	ruled, err := b.ruledHosts(services, also)
+	if err != nil {
+		return nil, nil, err
 	}
 	taken := allot(v, services, ruled, also)
 	hosts := make([]*routev3.VirtualHost, 0, len(services)+len(ruled)+1)
 	for _, s := range services {
 		h, err := b.virtualHost(s.Key.Hostname, ownDomains(v, s, also, taken))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if h != nil {
 			hosts = append(hosts, h)
 		}
 	}
 	for i := range ruled {
-		if h := ruled[i].virtualHost(v, port, taken); h != nil {
+		if h := ruled[i].virtualHost(v, b.port, taken); h != nil {
 			hosts = append(hosts, holdLookups(in, v, h))
 		}
 	}
-	if _, ok := taken["*"]; !ok { // a service or a rule may stand for every host itself
-		hosts = append(hosts, catchAll(in, v))
-	}
-	return routeConfiguration(name, hosts), nil
+	return hosts, taken, nil
 }
 
 // httpServices lists the services with HTTP on a port, by key.

@@ -28,6 +28,9 @@ type Tuning struct {
 	idles bool
 	// http10: clients may speak HTTP/1.0.
 	http10 bool
+	// httpProxy is the port on which the proxy is an HTTP proxy to its workload; 0
+	// for none.
+	httpProxy uint16
 	// unprivileged: the proxy cannot bind ports below 1024.
 	unprivileged bool
 	// balancedIn and balancedOut: the connections of listeners on the workload's
@@ -154,7 +157,9 @@ func (t Tuning) listening() Tuning {
 }
 
 // binding keeps what it depends on which listeners there are.
-func (t Tuning) binding() Tuning { return Tuning{unprivileged: t.unprivileged} }
+func (t Tuning) binding() Tuning {
+	return Tuning{unprivileged: t.unprivileged, httpProxy: t.httpProxy}
+}
 
 // dialling keeps what upstreams depend on, routing what routes do.
 func (t Tuning) dialling() Tuning { return Tuning{dial: t.dial} }

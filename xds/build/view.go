@@ -61,6 +61,7 @@ func DeriveView(in Inputs, p *mesh.Proxy, w *mesh.Workload) View {
 		spec.Targets = ingressTargets(s, v, p, spec.Targets)
 	}
 	v.Inbound = MakeInbound(spec)
+	v.Tuning.httpProxy = httpProxyPort(in, p, v)
 	return v
 }
 
