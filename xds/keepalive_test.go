@@ -118,6 +118,10 @@ func TestConnectionsAge(t *testing.T) {
 		for i, ip := range ips {
 			a := p.connect(t, ip)
 			all.Go(func() {
+				// An answer may be heard before the connection calls itself ready.
+				for s := a.conn.GetState(); s != connectivity.Ready; s = a.conn.GetState() {
+					a.conn.WaitForStateChange(context.Background(), s)
+				}
 				a.conn.WaitForStateChange(context.Background(), connectivity.Ready)
 				lives[i].told = time.Since(begin)
 				_, lives[i].err = a.stream.Recv()
