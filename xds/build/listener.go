@@ -194,7 +194,7 @@ func projectListener(in Inputs, v View, name string) View {
 			p.Cluster, p.Network, p.NetworkView = v.Cluster, v.Network, v.NetworkView
 		case boundEgress(in, v, at) != nil:
 		case len(lookupNames(in, v, at.port))+len(lookupNames(in, anyone, at.port)) > 0: // of services that not all may see
-		case onlyHTTP(in, v, at.port) && onlyHTTP(in, anyone, at.port) && spokenAlike(in, v, anyone, at.port):
+		case sameForAll(in, v, anyone, at.port):
 			// All see HTTP there, and the listener names no service.
 			if p.Sidecar = policySidecar(in, v); p.Sidecar == (ObjectName{}) {
 				p.Namespace = ""
@@ -209,13 +209,6 @@ func projectListener(in Inputs, v View, name string) View {
 func withoutNamespace(v View) View {
 	v.Namespace, v.Sidecar = "", ObjectName{}
 	return v
-}
-
-// spokenAlike reports whether two views' listeners of an HTTP port have the same
-// filters.
-func spokenAlike(in Inputs, a, b View, port uint16) bool {
-	web := func(v View) bool { return spokenFirst(in, v, port) == mesh.ProtocolGRPCWeb }
-	return web(a) == web(b)
 }
 
 // policySidecar keeps the Sidecar if it decides what becomes of traffic to where

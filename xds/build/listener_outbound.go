@@ -15,9 +15,10 @@ import (
 // take for HTTP.
 const passthroughChainName = "PassthroughFilterChain"
 
-// httpListener makes the listener of an HTTP port. Traffic of other protocols
+// httpListener makes the listener of an HTTP port, whose oldest service speaks the
+// version of HTTP. Traffic of other protocols
 // to the port goes where it was meant to go, if the mesh allows that.
-func httpListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) {
+func httpListener(in Inputs, v View, port uint16, spoken mesh.Protocol) (*listenerv3.Listener, error) {
 	f, err := newFilters(in, v, DirectionOutbound, port)
 	if err != nil {
 		return nil, err
@@ -27,7 +28,7 @@ func httpListener(in Inputs, v View, port uint16) (*listenerv3.Listener, error) 
 	if !captured {
 		addr = loopback(v)
 	}
-	routes, err := f.http(outboundStat(addr, port), byRDS(strconv.Itoa(int(port))), spokenFirst(in, v, port))
+	routes, err := f.http(outboundStat(addr, port), byRDS(strconv.Itoa(int(port))), spoken)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,8 @@ func serverNamed(h mesh.Hostname) bool {
 // sharedPort is what the listener of a port for all addresses serves.
 type sharedPort struct {
 	http bool
+	// spoken is the version of HTTP that the oldest of its services speaks, "" for none.
+	spoken mesh.Protocol
 	// named are told apart by server name, ranged by range; rest gets what nobody
 	// else takes, nil if nobody does.
 	named, ranged []ranged
@@ -61,12 +63,16 @@ func (p *sharedPort) streams() bool { return len(p.named)+len(p.ranged) > 0 || p
 func sharePort(in Inputs, v View, number uint16) sharedPort {
 	var out sharedPort
 	var list []ranged
+	var first *mesh.Service
 	for _, s := range in.Catalog.OnPort(number) {
 		p, ok := inPlace(in, v, s, number)
 		switch {
 		case !ok:
 		case p.Protocol.IsHTTP():
 			out.http = true
+			if first == nil || older(s, first) < 0 {
+				first, out.spoken = s, p.Protocol
+			}
 		case v.Interception == mesh.InterceptNone && dialsOriginal(s): // it would dial itself
 		case onWildcard(v, s, p):
 			list = append(list, ranged{served: served{s, p}})
@@ -98,25 +104,19 @@ func sharePort(in Inputs, v View, number uint16) sharedPort {
 	return out
 }
 
-// spokenFirst is the version of HTTP that the oldest service speaks that the
-// listener of a port for all addresses serves; "" for none.
-func spokenFirst(in Inputs, v View, number uint16) mesh.Protocol {
-	var first *mesh.Service
-	var spoken mesh.Protocol
-	for _, s := range in.Catalog.OnPort(number) {
-		p, ok := inPlace(in, v, s, number)
-		if ok && p.Protocol.IsHTTP() && (first == nil || older(s, first) < 0) {
-			first, spoken = s, p.Protocol
-		}
-	}
-	return spoken
-}
+// webOnly reports whether the listener serves nothing but HTTP, so that it names
+// no service.
+func (p *sharedPort) webOnly() bool { return p.http && !p.streams() }
 
-// onlyHTTP reports whether the listener of a port for all addresses serves
-// nothing but HTTP, so that it names no service.
-func onlyHTTP(in Inputs, v View, number uint16) bool {
-	p := sharePort(in, v, number)
-	return p.http && !p.streams()
+// sameForAll reports whether the listener of a port for all addresses is the same
+// for two views because it serves nothing but HTTP, with the same filters.
+func sameForAll(in Inputs, a, b View, number uint16) bool {
+	x := sharePort(in, a, number)
+	if !x.webOnly() {
+		return false
+	}
+	y := sharePort(in, b, number)
+	return y.webOnly() && (x.spoken == mesh.ProtocolGRPCWeb) == (y.spoken == mesh.ProtocolGRPCWeb)
 }
 
 // autoAddressed reports whether a service on the port has addresses that the
@@ -133,7 +133,7 @@ func wildcardListener(in Inputs, v View, port uint16) (*listenerv3.Listener, err
 		if !shared.http {
 			return nil, nil
 		}
-		return httpListener(in, v, port)
+		return httpListener(in, v, port, shared.spoken)
 	case !shared.http && len(shared.named)+len(shared.ranged) == 0:
 		l, err := streamListener(in, v, shared.rest, everywhere(v), port)
 		if l != nil {
@@ -190,7 +190,7 @@ func newSharedBuilder(in Inputs, v View, port uint16) (*sharedBuilder, error) {
 
 func (b *sharedBuilder) build(p *sharedPort) (*listenerv3.Listener, error) {
 	if p.http {
-		if err := b.http(strconv.Itoa(int(b.port)), spokenFirst(b.in, b.v, b.port), nil); err != nil {
+		if err := b.http(strconv.Itoa(int(b.port)), p.spoken, nil); err != nil {
 			return nil, err
 		}
 	}
