@@ -16,3 +16,21 @@ func InRevision(labels map[string]string, revision string) bool {
 	asked := labels[labelRevision]
 	return asked == "" || asked == cmp.Or(revision, defaultRevision)
 }
+
+// DefaultRevision reports whether a revision is the default one, which "" is too.
+func DefaultRevision(revision string) bool {
+	return cmp.Or(revision, defaultRevision) == defaultRevision
+}
+
+// NameOf is the name under which a revision keeps what each has of its own: name
+// for the default one, name-REVISION for others.
+func NameOf(name, revision string) string {
+	if DefaultRevision(revision) {
+		return name
+	}
+	return name + "-" + revision
+}
+
+// MeshConfigMap is the name of the ConfigMap that holds the mesh configuration of
+// a revision.
+func MeshConfigMap(revision string) string { return NameOf("istio", revision) }

@@ -11,17 +11,9 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// configMapName is the name of the ConfigMap of a control plane revision.
-func configMapName(revision string) string {
-	if revision == "" || revision == "default" {
-		return "istio"
-	}
-	return "istio-" + revision
-}
-
 // watchConfigMap follows the ConfigMap. Its absence means the defaults.
 func (w *Watcher) watchConfigMap(ctx context.Context) error {
-	name := configMapName(w.cfg.Revision)
+	name := MeshConfigMap(w.cfg.Revision)
 	ref := mesh.ObjectRef{Cluster: w.cfg.Cluster, Kind: "ConfigMap", Namespace: w.cfg.Namespace, Name: name}
 	return FollowConfigMap(ctx, w.cfg.Client, w.cfg.Namespace, name, func(cm *corev1.ConfigMap) {
 		if cm == nil {

@@ -314,7 +314,7 @@ func configKind(k id) (mesh.ObjectKind, bool) {
 // tellSettings passes on the mesh-wide settings. Settings that cannot be used
 // leave those in force.
 func (s *Source) tellSettings(cm *corev1.ConfigMap, raw string) {
-	if s.cfg.OnSettings == nil || cm.Namespace != s.cfg.Namespace || cm.Name != kube.MeshConfigMap(s.cfg.Revision) || s.settings == raw {
+	if s.cfg.OnSettings == nil || cm.Namespace != s.cfg.Namespace || cm.Name != config.MeshConfigMap(s.cfg.Revision) || s.settings == raw {
 		return
 	}
 	s.settings = raw

@@ -12,6 +12,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/registry"
+	"github.com/isthmus-mesh/isthmus/registry/config"
 )
 
 // Labels and annotations of Istio and Kubernetes that are read.
@@ -81,19 +82,10 @@ func (t *Translator) setNetwork(n mesh.NetworkID) {
 	}
 }
 
-// MeshConfigMap is the name of the ConfigMap that holds the mesh configuration
-// of a revision.
-func MeshConfigMap(revision string) string {
-	if revision == "" || revision == "default" {
-		return "istio"
-	}
-	return "istio-" + revision
-}
-
 // setConfigMap takes the trust domain from the cluster's mesh configuration. A
 // configuration that cannot be read leaves the trust domain as it was.
 func (t *Translator) setConfigMap(o *corev1.ConfigMap) {
-	if o.Namespace != t.cfg.Namespace || o.Name != MeshConfigMap(t.cfg.Revision) {
+	if o.Namespace != t.cfg.Namespace || o.Name != config.MeshConfigMap(t.cfg.Revision) {
 		return
 	}
 	var doc struct {
@@ -112,7 +104,7 @@ func (t *Translator) setConfigMap(o *corev1.ConfigMap) {
 }
 
 func (t *Translator) deleteConfigMap(k types.NamespacedName) {
-	if k.Namespace == t.cfg.Namespace && k.Name == MeshConfigMap(t.cfg.Revision) {
+	if k.Namespace == t.cfg.Namespace && k.Name == config.MeshConfigMap(t.cfg.Revision) {
 		t.setTrustDomain("")
 	}
 }

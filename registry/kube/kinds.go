@@ -69,7 +69,7 @@ func (s *Source) builtinReaders(c kubernetes.Interface) []*reader {
 		newReader(s, resourcePods, KindPod, &corev1.Pod{}, core.Pods(""), unfinished),
 		newReader(s, "nodes", KindNode, &corev1.Node{}, core.Nodes(), all),
 		newReader(s, "namespaces", KindNamespace, &corev1.Namespace{}, core.Namespaces(), all),
-		newReader(s, "configmaps", KindConfigMap, &corev1.ConfigMap{}, core.ConfigMaps(system), named(MeshConfigMap(s.cfg.Revision))),
+		newReader(s, "configmaps", KindConfigMap, &corev1.ConfigMap{}, core.ConfigMaps(system), named(config.MeshConfigMap(s.cfg.Revision))),
 	}
 }
 

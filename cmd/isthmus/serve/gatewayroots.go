@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -155,12 +154,6 @@ func (g *gatewaySecrets) rootsResource(ctx context.Context, namespace, resource 
 // trustsNobody accepts no certificate: it wants one with a digest that none has.
 func trustsNobody() *tlsv3.CertificateValidationContext {
 	return &tlsv3.CertificateValidationContext{VerifyCertificateHash: []string{strings.Repeat("00", 32)}}
-}
-
-// named reports whether the name of a resource means a ConfigMap or Secret, for a
-// proxy.
-func (g *gatewaySecrets) named(resource string, p *mesh.Proxy, k secretKey) bool {
-	return slices.Contains(g.places(resource, p), k)
 }
 
 // places are the Secrets and ConfigMaps that a resource is made from; none of a

@@ -89,7 +89,7 @@ func (g *gatewaySecrets) changed(k secretKey) {
 			may = g.c.mayTrust
 		}
 		return may(p.Namespace, gatewayapi.Name{Namespace: k.namespace, Name: k.name}) &&
-			slices.ContainsFunc(names, func(n string) bool { return g.named(n, p, k) })
+			slices.ContainsFunc(names, func(n string) bool { return slices.Contains(g.places(n, p), k) })
 	})
 }
 

@@ -56,10 +56,7 @@ func newInjection(c *Control) *injection {
 
 // injectionConfigMap is the name of the ConfigMap of a revision.
 func injectionConfigMap(revision string) string {
-	if revision == "" || revision == "default" {
-		return "istio-sidecar-injector"
-	}
-	return "istio-sidecar-injector-" + revision
+	return config.NameOf("istio-sidecar-injector", revision)
 }
 
 func (i *injection) config() *inject.Config { return i.current.Load() }

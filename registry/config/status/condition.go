@@ -27,14 +27,13 @@ const (
 
 // Bounds of a message: anybody may read it with every list of objects.
 const (
-	maxParts   = 10  // parts that are told; of others, how many
-	maxPart    = 300 // characters of what is told of one
-	defaultRev = "default"
+	maxParts = 10  // parts that are told; of others, how many
+	maxPart  = 300 // characters of what is told of one
 )
 
 // TypeOf is the type of the condition of a revision.
 func TypeOf(revision string) string {
-	if revision == "" || revision == defaultRev {
+	if config.DefaultRevision(revision) {
 		return ConditionType
 	}
 	return revision + "." + ConditionType

@@ -46,12 +46,7 @@ const (
 )
 
 // LeaseName is the name of the lock of a revision.
-func LeaseName(revision string) string {
-	if revision == "" || revision == defaultRev {
-		return leaseName
-	}
-	return leaseName + "-" + revision
-}
+func LeaseName(revision string) string { return config.NameOf(leaseName, revision) }
 
 // Problems are the objects that are not served as written: see [registry.Problems].
 type Problems interface {

@@ -3,18 +3,15 @@ package status
 import (
 	"context"
 	"fmt"
+
+	"github.com/isthmus-mesh/isthmus/registry/config"
 )
 
 // leaseName is the name of the lock that decides who writes, before a revision.
 const leaseName = "isthmus-gateway-status"
 
 // LeaseName is the name of the lock of a revision.
-func LeaseName(revision string) string {
-	if revision == "" || revision == "default" {
-		return leaseName
-	}
-	return leaseName + "-" + revision
-}
+func LeaseName(revision string) string { return config.NameOf(leaseName, revision) }
 
 // Run stands for election and writes while it leads, until the context ends.
 // Call it once the primary has been read completely: before, much would seem to
